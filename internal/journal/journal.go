@@ -1,0 +1,136 @@
+// Package journal records what happened: one entry per event. Logs, metrics,
+// the dashboard and tests are its readers, so they cannot disagree.
+//
+// It keeps the latest entries in memory only. It knows no secrets, since
+// nobody gives it any: paths come without their query, errors without tokens.
+package journal
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Kind says what an entry is about.
+type Kind string
+
+const (
+	Request Kind = "request" // a workload asked for something
+	Write   Kind = "write"   // a guest wrote an attribute
+	Edit    Kind = "edit"    // somebody edited a document through the admin API
+	Reload  Kind = "reload"  // the configuration was read again
+)
+
+// An Entry is one event. Fields that mean nothing for its kind are zero.
+type Entry struct {
+	Seq      uint64        `json:"seq"` // from 1, without gaps
+	Time     time.Time     `json:"time"`
+	Kind     Kind          `json:"kind"`
+	Listener string        `json:"listener,omitempty"`
+	Instance string        `json:"instance,omitempty"`
+	Method   string        `json:"method,omitempty"`
+	Path     string        `json:"path,omitempty"`  // never with its query
+	Class    string        `json:"class,omitempty"` // small set: leaf, directory, wait, token, identity …
+	Status   int           `json:"status,omitempty"`
+	Took     time.Duration `json:"took,omitempty"` // nanoseconds
+	Err      error         `json:"-"`              // for the log; never for a workload
+	Detail   string        `json:"detail,omitempty"`
+}
+
+// A Journal keeps the latest entries. Adding takes no lock unless somebody
+// follows. A nil Journal is valid and keeps nothing.
+type Journal struct {
+	sinks []func(*Entry)
+	last  atomic.Uint64
+	ring  []atomic.Pointer[Entry]
+
+	followers atomic.Int32
+	mu        sync.Mutex
+	added     chan struct{} // closed and replaced at each entry while somebody follows
+}
+
+// New returns a journal that keeps the last size entries (at least 1) and
+// hands each one to the sinks as it is added, in the goroutine that adds it:
+// sinks must be quick and safe for concurrent use, and may not keep the pointer.
+func New(size int, sinks ...func(*Entry)) *Journal {
+	return &Journal{
+		sinks: sinks,
+		ring:  make([]atomic.Pointer[Entry], max(size, 1)),
+		added: make(chan struct{}),
+	}
+}
+
+// Add records an entry. Seq is set here, and Time where it is zero.
+func (j *Journal) Add(e Entry) {
+	if j == nil {
+		return
+	}
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	e.Seq = j.last.Add(1)
+	j.ring[e.Seq%uint64(len(j.ring))].Store(&e)
+	for _, sink := range j.sinks {
+		sink(&e)
+	}
+	if j.followers.Load() > 0 {
+		j.mu.Lock()
+		close(j.added)
+		j.added = make(chan struct{})
+		j.mu.Unlock()
+	}
+}
+
+// Follow yields the entries after seq, oldest first, and then new ones as they
+// come, until the context ends. Entries that the journal no longer keeps are
+// skipped; Seq shows the gap.
+func (j *Journal) Follow(ctx context.Context, seq uint64) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		j.followers.Add(1)
+		defer j.followers.Add(-1)
+		for {
+			j.mu.Lock()
+			added := j.added
+			j.mu.Unlock()
+			for e := range j.after(seq) {
+				seq = e.Seq
+				if !yield(*e) {
+					return
+				}
+			}
+			select {
+			case <-added:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// Entries returns the entries after seq that the journal still has.
+func (j *Journal) Entries(seq uint64) []Entry {
+	var entries []Entry
+	for e := range j.after(seq) {
+		entries = append(entries, *e)
+	}
+	return entries
+}
+
+func (j *Journal) after(seq uint64) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		size := uint64(len(j.ring))
+		if last := j.last.Load(); last > size && seq < last-size {
+			seq = last - size
+		}
+		for {
+			e := j.ring[(seq+1)%size].Load()
+			// Absent or older: not added yet. Newer: overtaken, go on with it.
+			if e == nil || e.Seq <= seq || !yield(e) {
+				return
+			}
+			seq = e.Seq
+		}
+	}
+}
