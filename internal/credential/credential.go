@@ -1,0 +1,174 @@
+// Package credential is where tokens come from: one file for each kind of
+// credential, and what they share – the calls upstream, JWTs, scopes.
+//
+// A source that it opens mints tokens and does nothing else; caching and
+// limits are package token's. A kind is always chosen by name: nothing here
+// looks for default credentials, since with GCE_METADATA_HOST pointing at us
+// that search would end at ourselves.
+package credential
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/gcemds/gcemds/internal/issuer"
+	"github.com/gcemds/gcemds/internal/token"
+)
+
+// A Config is a credential in the configuration. Exactly one field is set:
+// this is the table of contents of all kinds.
+type Config struct {
+	KeyFile *KeyFile `yaml:"key_file,omitempty"`
+	Issuer  *Issuer  `yaml:"issuer,omitempty"`
+}
+
+// A kind is what Config needs to know of each of its fields.
+type kind interface {
+	validate() error
+	open(ctx context.Context, env Env) (token.Source, Identity, error)
+	files() []string
+}
+
+// kinds returns the fields that are set, and the names of all.
+func (c Config) kinds() (set []kind, names, all []string) {
+	add := func(name string, k kind, is bool) {
+		all = append(all, name)
+		if is {
+			set, names = append(set, k), append(names, name)
+		}
+	}
+	add("key_file", c.KeyFile, c.KeyFile != nil)
+	add("issuer", c.Issuer, c.Issuer != nil)
+	return set, names, all
+}
+
+// Validate reports what is wrong with the configuration itself; it opens no
+// file.
+func (c Config) Validate() error {
+	set, names, all := c.kinds()
+	switch len(set) {
+	case 0:
+		return fmt.Errorf("a source needs one of: %s", strings.Join(all, ", "))
+	case 1:
+		if err := set[0].validate(); err != nil {
+			return fmt.Errorf("%s: %w", names[0], err)
+		}
+		return nil
+	}
+	return fmt.Errorf("a source is one kind of credential, this one has %d: %s", len(set), strings.Join(names, ", "))
+}
+
+// Open returns the source, and what the credential says about its account. It
+// reads files and checks them, but asks nobody upstream: a key that was
+// revoked is found out by the first Mint.
+func (c Config) Open(ctx context.Context, env Env) (token.Source, Identity, error) {
+	if err := c.Validate(); err != nil {
+		return nil, Identity{}, err
+	}
+	set, names, _ := c.kinds()
+	source, id, err := set[0].open(ctx, env)
+	if err != nil {
+		return nil, Identity{}, fmt.Errorf("%s: %w", names[0], err)
+	}
+	return source, id, nil
+}
+
+// Files returns the files that Open reads. When the content of one changes,
+// the source should be opened again.
+func (c Config) Files() []string {
+	var files []string
+	set, _, _ := c.kinds()
+	for _, k := range set {
+		files = append(files, k.files()...)
+	}
+	return files
+}
+
+// An Env is what sources share. Its zero value opens what needs no issuer.
+type Env struct {
+	Client *Client        // for calls upstream; nil: one of its own
+	Issuer *issuer.Issuer // for the kind of that name
+	Email  string         // of the account, for a credential that can be any
+	Log    *slog.Logger   // nil: silent
+}
+
+func (e Env) client() *Client {
+	if e.Client != nil {
+		return e.Client
+	}
+	return &Client{Log: e.Log}
+}
+
+func (e Env) log() *slog.Logger {
+	if e.Log != nil {
+		return e.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// An Identity is what a credential says about its account; what it does not
+// know is empty.
+type Identity struct {
+	Email     string
+	ProjectID string
+	UniqueID  string // numeric
+}
+
+// An Issuer is the offline issuer as a credential: anybody's tokens, accepted
+// by nobody but verifiers of our own. In YAML it may be the e-mail alone.
+type Issuer struct {
+	Email string `yaml:"email,omitempty"` // default: Env.Email
+}
+
+// UnmarshalText reads the short form.
+func (c *Issuer) UnmarshalText(text []byte) error {
+	*c = Issuer{Email: string(text)}
+	return nil
+}
+
+func (c *Issuer) validate() error {
+	if c.Email != "" && !isEmail(c.Email) {
+		return fmt.Errorf("email %q is not the e-mail of an account, for example robot@my-project.iam.gserviceaccount.com", c.Email)
+	}
+	return nil
+}
+
+func (c *Issuer) files() []string { return nil }
+
+func (c *Issuer) open(_ context.Context, env Env) (token.Source, Identity, error) {
+	if env.Issuer == nil {
+		return nil, Identity{}, errors.New("no offline issuer is running here")
+	}
+	email := cmp.Or(c.Email, env.Email)
+	if email == "" {
+		return nil, Identity{}, errors.New("field email is missing: whose tokens are to be minted")
+	}
+	return env.Issuer.Source(email), Identity{
+		Email:     email,
+		ProjectID: projectOf(email),
+		UniqueID:  issuer.UniqueID(email),
+	}, nil
+}
+
+// isEmail tells an e-mail from what was put in its place by mistake. It also
+// keeps out what would be special in a path or a listing.
+func isEmail(s string) bool {
+	name, domain, ok := strings.Cut(s, "@")
+	return ok && name != "" && domain != "" && len(s) <= 320 &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/?#%,;:<>"'\`, r) }) &&
+		!strings.Contains(domain, "@")
+}
+
+// projectOf returns the project in the e-mail of a service account, or "".
+func projectOf(email string) string {
+	_, domain, _ := strings.Cut(email, "@")
+	project, ok := strings.CutSuffix(domain, ".iam.gserviceaccount.com")
+	if !ok || strings.Contains(project, ".") { // example.com:project is project.example.com
+		return ""
+	}
+	return project
+}

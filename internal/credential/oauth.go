@@ -1,0 +1,234 @@
+package credential
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gcemds/gcemds/internal/token"
+)
+
+const (
+	maxValue = 16 << 10       // of a token; Google's longest are 12288 bytes
+	maxLife  = 12 * time.Hour // longer answers are taken for this, Google gives no more
+)
+
+// errorKinds says what the error codes of OAuth and of Google's APIs mean for us
+// (section 2.3).
+var errorKinds = map[string]token.Kind{
+	"access_denied":              token.Denied,
+	"deleted_client":             token.Denied,
+	"invalid_client":             token.Denied,
+	"invalid_grant":              token.Denied,
+	"invalid_scope":              token.Denied,
+	"unauthorized_client":        token.Denied,
+	"PERMISSION_DENIED":          token.Denied,
+	"UNAUTHENTICATED":            token.Denied,
+	"invalid_request":            token.Misconfigured,
+	"unsupported_grant_type":     token.Misconfigured,
+	"internal_failure":           token.Unavailable,
+	"server_error":               token.Unavailable,
+	"temporarily_unavailable":    token.Unavailable,
+	"UNAVAILABLE":                token.Unavailable,
+	"rate_limit_exceeded":        token.Throttled,
+	"RESOURCE_EXHAUSTED":         token.Throttled,
+	"org_internal":               token.Denied,
+	"admin_policy_enforced":      token.Denied,
+	"account_selection_required": token.Denied,
+}
+
+// hints are known descriptions of invalid_grant, and what to do about them.
+var hints = []struct {
+	part string // of the description, in lower case
+	kind token.Kind
+	hint string
+}{
+	{"reasonable timeframe", token.Clock, ""},
+	{"short-lived token", token.Clock, ""},
+	{"invalid jwt signature", token.Denied, "the key was deleted or is of another account: create a new one with gcloud iam service-accounts keys create"},
+	{"account not found", token.Denied, "the service account was deleted or disabled"},
+	{"has been deleted", token.Denied, "the service account was deleted"},
+	{"disabled", token.Denied, "enable the service account with gcloud iam service-accounts enable"},
+}
+
+// failure says what is wrong with an answer by its status, or nil.
+func (r *reply) failure() *token.Error {
+	if r.status/100 == 2 {
+		return nil
+	}
+	code, description := r.oauthError()
+	e := &token.Error{RetryAfter: retryAfter(r.header)}
+	var hint string
+	class, known := errorKinds[code]
+	switch {
+	case r.status == http.StatusTooManyRequests:
+		e.Kind = token.Throttled
+	case r.status == http.StatusRequestTimeout || r.status >= 500:
+		e.Kind = token.Unavailable
+	case known:
+		e.Kind = class
+	case r.status == http.StatusUnauthorized || r.status == http.StatusForbidden:
+		e.Kind = token.Denied
+	case r.status/100 == 3:
+		e.Kind, hint = token.Misconfigured, "redirects are not followed; set token_uri to the final address"
+	default:
+		e.Kind, hint = token.Misconfigured, "is token_uri the address of a token endpoint?"
+	}
+	if code == "invalid_grant" && e.Kind == token.Denied {
+		for _, h := range hints {
+			if strings.Contains(strings.ToLower(description), h.part) {
+				e.Kind, hint = h.kind, h.hint
+				break
+			}
+		}
+	}
+	if e.Kind == token.Clock {
+		hint = clockHint(r.header, time.Now())
+	}
+
+	var text strings.Builder
+	fmt.Fprintf(&text, "token endpoint %s: %d", r.host, r.status)
+	for _, s := range []string{code, description} {
+		if s != "" {
+			text.WriteString(" " + redact(s))
+		}
+	}
+	if code == "" && r.webPage() {
+		text.WriteString(" with a web page")
+	}
+	if hint != "" {
+		text.WriteString(" (" + hint + ")")
+	}
+	e.Err = errors.New(text.String())
+	return e
+}
+
+// oauthError returns the code and the text of an error in the form of RFC
+// 6749 or of Google's APIs; both are empty if it has neither.
+func (r *reply) oauthError() (code, description string) {
+	var body struct {
+		Error       json.RawMessage `json:"error"`
+		Description string          `json:"error_description"`
+	}
+	if json.Unmarshal(r.body, &body) != nil || json.Unmarshal(body.Error, &code) == nil {
+		return code, body.Description
+	}
+	var api struct{ Status, Message string }
+	if json.Unmarshal(body.Error, &api) != nil {
+		return "", body.Description
+	}
+	return api.Status, api.Message
+}
+
+func (r *reply) webPage() bool {
+	return strings.HasPrefix(r.header.Get("Content-Type"), "text/html") || strings.HasPrefix(strings.TrimSpace(string(r.body)), "<")
+}
+
+// clockHint compares our clock with the server's.
+func clockHint(h http.Header, now time.Time) string {
+	date, err := http.ParseTime(h.Get("Date"))
+	skew := now.Sub(date).Round(time.Second)
+	switch {
+	case err != nil || skew.Abs() < 30*time.Second:
+		return "the clock of this machine is wrong: set it"
+	case skew > 0:
+		return fmt.Sprintf("the clock of this machine is %v ahead of the server's: set it", skew)
+	}
+	return fmt.Sprintf("the clock of this machine is %v behind the server's: set it", -skew)
+}
+
+// accessToken reads the answer to a request for an access token.
+func (r *reply) accessToken() (token.Token, error) {
+	var body struct {
+		Value  string          `json:"access_token"`
+		Type   string          `json:"token_type"`
+		Expiry json.RawMessage `json:"expires_in"`
+	}
+	if err := r.decode(&body); err != nil {
+		return token.Token{}, err
+	}
+	if err := checkValue("access_token", body.Value); err != nil {
+		return token.Token{}, err
+	}
+	if body.Type != "" && !strings.EqualFold(body.Type, "Bearer") {
+		return token.Token{}, malformed("the token_type is %.20q, not Bearer", redact(body.Type))
+	}
+	// Some servers write the number as a string.
+	seconds, err := strconv.ParseFloat(strings.Trim(string(body.Expiry), `"`), 64)
+	if err != nil || !(seconds >= 1) {
+		return token.Token{}, malformed("the answer does not say for how many seconds the token is good (expires_in)")
+	}
+	life := maxLife
+	if seconds < maxLife.Seconds() {
+		life = time.Duration(seconds) * time.Second
+	}
+	// Round: by the wall clock, which goes on while a laptop sleeps.
+	return token.Token{Value: body.Value, Expiry: r.sent.Add(life).Round(0)}, nil
+}
+
+// idToken reads the answer to a request for an ID token.
+func (r *reply) idToken() (token.Token, error) {
+	var body struct {
+		Value string `json:"id_token"`
+	}
+	if err := r.decode(&body); err != nil {
+		return token.Token{}, err
+	}
+	if err := checkValue("id_token", body.Value); err != nil {
+		return token.Token{}, err
+	}
+	expiry, err := expiryOf(body.Value)
+	if err != nil {
+		return token.Token{}, malformed("the id_token is no JWT: %w", err)
+	}
+	if now := time.Now(); !expiry.After(now) {
+		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new ID token has already expired (%s)", clockHint(r.header, now))}
+	}
+	return token.Token{Value: body.Value, Expiry: expiry}, nil
+}
+
+func (r *reply) decode(v any) error {
+	err := json.Unmarshal(r.body, v)
+	var typ *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case r.webPage():
+		return malformed("the answer is a web page, not JSON; is a proxy or a login page in between?")
+	case errors.As(err, &typ) && typ.Field != "": // its text could show the value
+		return malformed("the answer has a %s of the wrong type", typ.Field)
+	}
+	return malformed("the answer is not a JSON object")
+}
+
+// checkValue refuses what cannot be put into a header.
+func checkValue(name, value string) error {
+	switch {
+	case value == "":
+		return malformed("the answer has no %s", name)
+	case len(value) > maxValue:
+		return malformed("the %s is longer than %d characters", name, maxValue)
+	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return malformed("the %s has characters that a token cannot have", name)
+	}
+	return nil
+}
+
+// malformed is an answer that makes no sense. The next one may.
+func malformed(format string, args ...any) error {
+	return &token.Error{Kind: token.Unavailable, Err: fmt.Errorf(format, args...)}
+}
+
+// about says in front of an error what it is about, and keeps its kind. An
+// error without a kind is ours: a signer that does not sign.
+func about(what string, err error) *token.Error {
+	e, ok := err.(*token.Error)
+	if !ok {
+		e = &token.Error{Kind: token.Misconfigured, Err: err}
+	}
+	return &token.Error{Kind: e.Kind, RetryAfter: e.RetryAfter, Err: fmt.Errorf("%s: %w", what, e.Err)}
+}
