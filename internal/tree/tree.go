@@ -240,6 +240,10 @@ func (t *Tree) With(edits ...Edit) (*Tree, error) {
 		path := strings.TrimSuffix(e.Path, "/")
 		var err error
 		if root, err = root.edited(schema, path, path, e.Value); err != nil {
+			var placed *ParseError
+			if errors.As(err, &placed) && placed.Path != "" {
+				return nil, err // it names the path already
+			}
 			return nil, fmt.Errorf("%s: %w", e.Path, err)
 		}
 	}

@@ -1,0 +1,263 @@
+// Package server is the metadata protocol over HTTP: it turns a request into
+// a reply. What is served comes from a document (package tree); the few leaves
+// that are computed per request (tokens, identities, OS Login) are the rows of
+// the table live. It does not know where instances or tokens come from.
+//
+// Facts are those of the protocol specification; section numbers refer to it.
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/journal"
+	"github.com/gcemds/gcemds/internal/tree"
+)
+
+// Limits bound what clients can make the server hold. Zero fields have the
+// documented default.
+type Limits struct {
+	HangingGets     int // waiting requests at a time; default 16384
+	Connections     int // open connections at a time, per listener; default 20480
+	GuestAttributes int // bytes of all guest attributes of an instance; default 1 MiB
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(field *int, value int) {
+		if *field <= 0 {
+			*field = value
+		}
+	}
+	set(&l.HangingGets, 16384)
+	set(&l.Connections, 20480)
+	set(&l.GuestAttributes, 1<<20)
+	return l
+}
+
+// A Server answers metadata requests. It is an http.Handler; Listen and HTTP
+// give it listeners and timeouts that suit it.
+type Server struct {
+	// ClientCertificate makes the certificate with which an instance connects
+	// to an HTTPS listener, and the root it is of, both PEM; nil: none is
+	// made. It is set before the first request.
+	ClientCertificate func(*fleet.Instance) (client, root []byte, err error)
+
+	instances fleet.Resolver
+	journal   *journal.Journal
+	limits    Limits
+	waiting   atomic.Int64
+	hosts     atomic.Pointer[hosts]
+}
+
+// New returns a server of these instances. The journal may be nil.
+func New(instances fleet.Resolver, journal *journal.Journal, limits Limits) *Server {
+	s := &Server{instances: instances, journal: journal, limits: limits.withDefaults()}
+	s.SetHosts()
+	return s
+}
+
+// Waiting returns the number of hanging requests.
+func (s *Server) Waiting() int { return int(s.waiting.Load()) }
+
+// A request is what the functions below ServeHTTP see.
+type request struct {
+	target
+	http     *http.Request
+	server   *Server
+	caller   *fleet.Caller
+	instance *fleet.Instance
+	key      string // the path below /computeMetadata/v1/, without a slash at its end
+	query    query
+	awaited  *tree.Node // set: the answer is due when this node has changed
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
+	start := time.Now()
+	if hr.ContentLength != 0 {
+		hurry(w, start)
+	}
+	if hr.ProtoMajor == 1 && hr.ProtoMinor == 0 && hr.Header["Connection"] == nil {
+		w.Header()["Connection"] = closing // net/http closes, but does not say so (section 1.2)
+	}
+	r := &request{target: newTarget(hr), http: hr, server: s, caller: callerOf(hr)}
+	a, err := r.answer()
+	if r.awaited != nil { // waiting here, not below, keeps the stacks of thousands small
+		a, err = r.wait()
+	}
+	if err != nil {
+		a = r.explain(err)
+	}
+	a.write(w, hr.Method == http.MethodHead)
+	if r.awaited != nil {
+		yield(w)
+	}
+	r.record(start, a, err)
+}
+
+// yield sends the answer and lets others go first: thousands may have waited
+// for the same change, and each wants its answer before any of them is tidied up.
+func yield(w http.ResponseWriter) {
+	http.NewResponseController(w).Flush()
+	runtime.Gosched()
+}
+
+// hurry lets nobody send a body slowly.
+func hurry(w http.ResponseWriter, now time.Time) {
+	http.NewResponseController(w).SetReadDeadline(now.Add(bodyTimeout))
+}
+
+func (r *request) record(start time.Time, a reply, err error) {
+	e := journal.Entry{
+		Time: start, Kind: journal.Request, Listener: r.caller.Listener, Method: r.http.Method, Path: r.path,
+		Class: a.class.String(), Status: a.status, Took: time.Since(start), Err: err,
+	}
+	if r.instance != nil {
+		e.Instance = r.instance.Name
+	}
+	r.server.journal.Add(e)
+}
+
+// answer checks the request and routes it. The order of the checks is that of
+// section 1.3: the flavor header comes before everything that depends on the path.
+func (r *request) answer() (reply, error) {
+	header := r.http.Header
+	switch {
+	case !r.server.AllowsHost(r.http.Host):
+		return reply{}, errHost
+	case forwarded(header):
+		return reply{}, errForwarded
+	case r.legacy():
+		return reply{}, errLegacy
+	case r.path != "/" && !flavored(header):
+		return reply{}, errFlavor
+	}
+	var data bool
+	if r.key, data = r.data(); !data {
+		return r.above()
+	}
+	var err error
+	if r.instance, err = r.server.instances.Resolve(r.http.Context(), r.caller, r.http.Host); err != nil {
+		return reply{}, err
+	}
+	if r.query, err = parseQuery(r.target.query); err != nil {
+		return reply{}, err
+	}
+	return r.route()
+}
+
+// above answers for what lies above the data (section 2.1).
+func (r *request) above() (reply, error) {
+	if r.http.Method != http.MethodGet && r.http.Method != http.MethodHead {
+		return reply{}, notAllowed("GET, HEAD")
+	}
+	switch r.path {
+	case "/":
+		return answer(http.StatusOK, classRoot, typeText, []byte("computeMetadata/\n")), nil
+	case "/computeMetadata/":
+		return answer(http.StatusOK, classRoot, typeText, []byte("v1/\n")), nil
+	case "/computeMetadata", "/computeMetadata/v1":
+		return r.redirect(), nil
+	}
+	return reply{}, errNotFound
+}
+
+// route answers for the data. Below it nobody sees the ResponseWriter.
+func (r *request) route() (reply, error) {
+	switch r.http.Method {
+	case http.MethodGet, http.MethodHead:
+		return r.read()
+	case http.MethodPut, http.MethodDelete:
+		if name, ok := guestAttribute(r.key); ok {
+			return r.write(name)
+		}
+	case http.MethodPost:
+		if name, ok := loginSession(r.key); ok {
+			return r.loginSession(name)
+		}
+	}
+	return reply{}, notAllowed(allowedMethods(r.key))
+}
+
+func allowedMethods(path string) string {
+	if _, ok := guestAttribute(path); ok {
+		return "GET, HEAD, PUT, DELETE"
+	}
+	if _, ok := loginSession(path); ok {
+		return "POST"
+	}
+	return "GET, HEAD"
+}
+
+// read answers a GET (sections 2.2, 3.2 and 6).
+func (r *request) read() (reply, error) {
+	n, err := r.instance.Metadata.Tree().Lookup(r.key)
+	switch {
+	case err != nil:
+		return reply{}, r.missing(err)
+	case n.IsDir() && !r.slash():
+		return r.redirect(), nil
+	case !n.IsDir() && r.slash():
+		return reply{}, errNotFound
+	case n.Closed():
+		return reply{}, errClosed
+	case n.Live() != "":
+		if r.query.wait {
+			return reply{}, badRequest("wait_for_change does not work on this path: its value is computed at each request")
+		}
+		return live[n.Live()](r, n)
+	case n.IsDir() && !r.query.recursive && r.query.wait:
+		return reply{}, badRequest("wait_for_change on a directory needs recursive=true")
+	case n.IsDir() && !r.query.recursive && r.query.alt != "":
+		return reply{}, badRequest("alt on a directory needs recursive=true")
+	}
+	if r.query.wait && r.http.ContentLength != 0 {
+		// Bodies of a GET are ignored. But while one is on its way, net/http
+		// does not notice that the client has gone.
+		return reply{}, badRequest("a request that waits cannot have a body")
+	}
+	if r.query.wait {
+		r.awaited = n
+		return reply{}, nil
+	}
+	return nodeReply(n, r.query), nil
+}
+
+// missing refines the error of a lookup: where a machine has no account at
+// all, its token leaves say so (section 5.6).
+func (r *request) missing(err error) error {
+	if errors.Is(err, errNotFound) && isTokenLeaf(r.key) && !r.slash() {
+		dir, err := r.instance.Metadata.Tree().Lookup("instance/service-accounts")
+		if err != nil || dir.Len() == 0 {
+			return errNoAccount
+		}
+	}
+	return err
+}
+
+type callerKey struct{}
+
+// callerOf returns what ConnContext learned at accept, or what the request
+// says where a foreign http.Server runs our handler.
+func callerOf(r *http.Request) *fleet.Caller {
+	if c, ok := r.Context().Value(callerKey{}).(*fleet.Caller); ok {
+		c.TLS = r.TLS // the handshake comes after accept; requests of a connection come one by one
+		return c
+	}
+	c := &fleet.Caller{TLS: r.TLS}
+	c.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(interface{ AddrPort() netip.AddrPort }); ok {
+		c.Local = local.AddrPort()
+	}
+	return c
+}
+
+func withCaller(ctx context.Context, c *fleet.Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
