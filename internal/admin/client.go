@@ -1,0 +1,142 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A Client talks to the daemon that listens on a socket.
+type Client struct {
+	Socket string
+}
+
+// DefaultSocket is where a daemon listens when nothing else is said: in the
+// user's runtime directory, or in one of the user's own below the temporary
+// directory.
+func DefaultSocket() string {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "gcemds", "admin.sock")
+	}
+	return filepath.Join(os.TempDir(), "gcemds-"+strconv.Itoa(max(os.Getuid(), 0)), "admin.sock")
+}
+
+// Status asks how the daemon is.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// Get reads a path of an instance ("" is the first).
+func (c *Client) Get(ctx context.Context, instance, path string, recursive bool) (v Value, err error) {
+	q := url.Values{"instance": {instance}, "path": {path}, "recursive": {strconv.FormatBool(recursive)}}
+	return v, c.call(ctx, http.MethodGet, "/v1/get?"+q.Encode(), nil, &v)
+}
+
+// Watch yields a path's value now and whenever it changes, until the context
+// ends or the path disappears. Directories are watched with all below them.
+func (c *Client) Watch(ctx context.Context, instance, path string) iter.Seq2[Value, error] {
+	return func(yield func(Value, error) bool) {
+		q := url.Values{"instance": {instance}, "path": {path}, "recursive": {"true"}, "etag": {"0"}}
+		for last := ""; ; {
+			var v Value
+			if err := c.call(ctx, http.MethodGet, "/v1/get?"+q.Encode(), nil, &v); err != nil {
+				if ctx.Err() == nil {
+					yield(v, err)
+				}
+				return
+			}
+			if v.ETag != last && !yield(v, nil) {
+				return
+			}
+			last = v.ETag
+			q.Set("etag", last)
+		}
+	}
+}
+
+// Edit makes all the edits, or none and returns why.
+func (c *Client) Edit(ctx context.Context, instance string, edits ...Edit) error {
+	body, err := json.Marshal(edits)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, "/v1/edit?"+url.Values{"instance": {instance}}.Encode(), body, nil)
+}
+
+// Reload makes the daemon read its configuration again.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", nil, nil)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, body []byte, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://gcemds"+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", c.Socket)
+		},
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		e := &Error{Status: resp.StatusCode}
+		if dec.Decode(e) != nil || e.Msg == "" {
+			e.Msg = "the daemon answered " + resp.Status
+		}
+		return e
+	}
+	if answer == nil {
+		return nil
+	}
+	return dec.Decode(answer)
+}
+
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no gcemds answers on %s; start one with: gcemds serve (if it runs with another --admin, set GCEMDS_ADMIN to that)", c.Socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s belongs to another user", c.Socket)
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	return fmt.Errorf("the daemon on %s does not answer: %w", c.Socket, err)
+}
+
+// Complete returns the paths that begin with what is typed; nil if nobody
+// answers.
+func (c *Client) Complete(ctx context.Context, instance, typed string) []string {
+	dir := typed[:strings.LastIndexByte(typed, '/')+1]
+	v, err := c.Get(ctx, instance, dir, false)
+	if err != nil || !v.Dir {
+		return nil
+	}
+	var paths []string
+	for name := range strings.SplitSeq(strings.TrimSuffix(v.Text, "\n"), "\n") {
+		if path := dir + name; strings.HasPrefix(path, typed) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}

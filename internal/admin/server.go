@@ -1,0 +1,163 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/journal"
+	"github.com/gcemds/gcemds/internal/tree"
+)
+
+// A Server answers the control API for a daemon.
+type Server struct {
+	Status   func() Status
+	Instance func(name string) *fleet.Instance // "" is the first one; nil if there is none
+	Reload   func(context.Context) error
+	Journal  *journal.Journal
+}
+
+// Handler returns the API. Access is what the socket's permissions say.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, handle := range map[string]func(*http.Request) (any, error){
+		"GET /v1/status":  func(*http.Request) (any, error) { return s.Status(), nil },
+		"GET /v1/get":     s.get,
+		"POST /v1/edit":   s.edit,
+		"POST /v1/reload": func(r *http.Request) (any, error) { return struct{}{}, s.Reload(r.Context()) },
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			value, err := handle(r)
+			w.Header().Set("Content-Type", "application/json")
+			if err != nil {
+				var e *Error
+				if !errors.As(err, &e) {
+					e = &Error{Status: http.StatusUnprocessableEntity, Msg: err.Error()}
+				}
+				w.WriteHeader(e.Status)
+				value = e
+			}
+			json.NewEncoder(w).Encode(value)
+		})
+	}
+	return mux
+}
+
+// A Value is a node of the document as get prints it.
+type Value struct {
+	Text string `json:"text"`           // a directory: its listing, or recursively a line a key
+	JSON string `json:"json,omitempty"` // of leaves and, recursively, of directories
+	ETag string `json:"etag"`
+	Dir  bool   `json:"dir,omitempty"`
+}
+
+// get answers for one path; with etag, when the node no longer has it or
+// after timeout.
+func (s *Server) get(r *http.Request) (any, error) {
+	instance, err := s.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	path, recursive := clean(r.FormValue("path")), r.FormValue("recursive") == "true"
+	n, err := instance.Metadata.Tree().Lookup(path)
+	if err == nil && r.Form.Has("etag") {
+		ctx, cancel := context.WithTimeout(r.Context(), watchTimeout)
+		defer cancel()
+		if n, err = instance.Metadata.Wait(ctx, path, recursive || !n.IsDir(), r.FormValue("etag")); errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		}
+	}
+	switch {
+	case errors.Is(err, tree.ErrNotFound), errors.Is(err, tree.ErrUnset):
+		return nil, &Error{Status: http.StatusNotFound, Msg: fmt.Sprintf("%s: no such key", path)}
+	case errors.Is(err, tree.ErrClosed):
+		return nil, &Error{Status: http.StatusForbidden, Msg: path + ": guest attributes are off; switch them on with: gcemds set instance/attributes/enable-guest-attributes TRUE"}
+	case err != nil:
+		return nil, err
+	case n.Live() != "":
+		return nil, &Error{Status: http.StatusBadRequest, Msg: path + ": this value is made at each request; ask the metadata server itself for it"}
+	}
+	v := Value{Text: string(n.Text(recursive).Body), ETag: n.ETag(recursive || !n.IsDir()), Dir: n.IsDir()}
+	if recursive || !n.IsDir() {
+		v.JSON = string(n.JSON().Body)
+	}
+	return v, nil
+}
+
+// watchTimeout is how long one request of a watch hangs; the client asks again.
+const watchTimeout = time.Minute
+
+// edit makes all the edits or none.
+func (s *Server) edit(r *http.Request) (any, error) {
+	instance, err := s.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if err != nil {
+		return nil, &Error{Status: http.StatusRequestEntityTooLarge, Msg: "the edits are larger than a document may be"}
+	}
+	var edits []Edit
+	if err := json.Unmarshal(body, &edits); err != nil {
+		return nil, &Error{Status: http.StatusBadRequest, Msg: "the body is not a list of edits: " + err.Error()}
+	}
+	if len(edits) == 0 {
+		return nil, &Error{Status: http.StatusBadRequest, Msg: "there is nothing to change"}
+	}
+	err = instance.Metadata.Update(func(t *tree.Tree) ([]tree.Edit, error) {
+		made := make([]tree.Edit, len(edits))
+		for i, e := range edits {
+			made[i] = e.tree()
+			made[i].Path = clean(e.Path)
+			if len(e.Value) == 0 && !e.Delete {
+				return nil, &Error{Status: http.StatusBadRequest, Msg: e.Path + ": there is no value"}
+			}
+		}
+		return made, absent(t, made)
+	})
+	paths := make([]string, len(edits))
+	for i, e := range edits {
+		paths[i] = e.Path
+	}
+	s.Journal.Add(journal.Entry{Kind: journal.Edit, Instance: instance.Name, Detail: strings.Join(paths, " "), Err: err})
+	return struct{}{}, err
+}
+
+// absent refuses to delete what is not there: it is a misspelt path.
+func absent(t *tree.Tree, edits []tree.Edit) error {
+	for _, e := range edits {
+		if e.Value == nil {
+			if _, err := t.Lookup(e.Path); errors.Is(err, tree.ErrNotFound) {
+				return &Error{Status: http.StatusNotFound, Msg: e.Path + ": no such key; nothing was changed"}
+			}
+		}
+		next, err := t.With(e)
+		if err != nil {
+			return nil // Update reports it
+		}
+		t = next
+	}
+	return nil
+}
+
+func (s *Server) instance(r *http.Request) (*fleet.Instance, error) {
+	name := r.URL.Query().Get("instance")
+	if i := s.Instance(name); i != nil {
+		return i, nil
+	}
+	return nil, &Error{Status: http.StatusNotFound, Msg: fmt.Sprintf("there is no instance %q; gcemds status lists them", name)}
+}
+
+// clean accepts a path as people copy it: from a URL, with slashes around it.
+func clean(path string) string {
+	if _, below, ok := strings.Cut(path, "/computeMetadata/v1/"); ok {
+		path = below
+	}
+	return strings.Trim(path, "/")
+}

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gcemds/gcemds/internal/admin"
+)
+
+func newGet() *cobra.Command {
+	var r remote
+	var watch, recursive, asJSON bool
+	c := &cobra.Command{
+		Use:   "get PATH",
+		Short: "Print a value or a directory of a running server",
+		Long: `Print a value, or the keys of a directory, of a server that runs on this
+machine. With --watch, print it again whenever it changes, until it is deleted
+or you interrupt.`,
+		Example: `  gcemds get instance/name
+  gcemds get instance/attributes/ --recursive
+  gcemds get instance/maintenance-event --watch`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: r.completePath,
+		RunE: func(c *cobra.Command, args []string) error {
+			if !watch {
+				v, err := r.client().Get(c.Context(), r.instance, args[0], recursive || asJSON)
+				if err != nil {
+					return err
+				}
+				return printValue(c.OutOrStdout(), v, asJSON)
+			}
+			for v, err := range r.client().Watch(c.Context(), r.instance, args[0]) {
+				if err != nil {
+					return err
+				}
+				if err := printValue(c.OutOrStdout(), v, asJSON); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	r.flags(c)
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "print every change; a directory is watched with all below it")
+	c.Flags().BoolVarP(&recursive, "recursive", "r", false, "a directory with all below it")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON; of a directory, with all below it")
+	return c
+}
+
+// printValue ends what it prints with one newline.
+func printValue(w io.Writer, v admin.Value, asJSON bool) error {
+	text := v.Text
+	if asJSON {
+		text = v.JSON
+	}
+	if text == "" && v.Dir {
+		return nil
+	}
+	_, err := fmt.Fprintln(w, strings.TrimSuffix(text, "\n"))
+	return err
+}
+
+func newStatus() *cobra.Command {
+	var r remote
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Show what a running server serves",
+		Example: "  gcemds status\n  gcemds status --json",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := r.client().Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(c.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(s)
+			}
+			return printStatus(c.OutOrStdout(), s)
+		},
+	}
+	r.flags(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func printStatus(w io.Writer, s admin.Status) error {
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, args...)...)
+	}
+	line("gcemds", "%s, pid %d, since %s", s.Version, s.PID, s.Started.Format("2006-01-02 15:04:05"))
+	switch {
+	case s.ConfigError != "":
+		line("config", "the file on disk is NOT in use:\n           %s", strings.ReplaceAll(s.ConfigError, "\n", "\n           "))
+	case s.Config != "":
+		line("config", "%s", s.Config)
+	}
+	for _, l := range s.Listeners {
+		kind := ""
+		if l.TLS {
+			kind = " (mutual TLS)"
+		}
+		line("listener", "%s %s%s", l.Name, l.Address, kind)
+	}
+	line("issuer", "%s", s.Issuer)
+	line("waiting", "%d requests", s.Hanging)
+	for _, i := range s.Instances {
+		line("instance", "%s", i.Name)
+		for _, a := range i.Accounts {
+			line("", "%s (%s)", a.Email, strings.Join(a.Aliases, ", "))
+			for _, scope := range a.Scopes {
+				line("", "  %s", scope)
+			}
+		}
+		for _, path := range i.Edits {
+			line("", "changed: %s", path)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func newReload() *cobra.Command {
+	var r remote
+	c := &cobra.Command{
+		Use:     "reload",
+		Short:   "Make a running server read its configuration again",
+		Long:    "Make a running server read its configuration again, and say what is wrong with\nit. A wrong configuration changes nothing.",
+		Example: "  gcemds reload",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return r.client().Reload(c.Context()) },
+	}
+	r.flags(c)
+	return c
+}

@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/gcemds/gcemds/internal/admin"
+	"github.com/gcemds/gcemds/internal/config"
+	"github.com/gcemds/gcemds/internal/daemon"
+)
+
+func newServe() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a metadata server",
+		Long: `Run a metadata server until it is interrupted. Without a configuration it is a
+small virtual machine with one service account, whose tokens come from an
+offline issuer: no file, no key and no network are needed.
+
+The configuration and every file it names are read again when they change, and
+on SIGHUP. Flags win over variables, variables over the file.`,
+		Example: `  gcemds serve
+  gcemds serve --key sa.json
+  gcemds serve --metadata vm-1.json --set instance/attributes/env=dev
+  gcemds serve --config gcemds.yaml --log-level debug
+  gcemds serve --listen 127.0.0.1:8080,[::1]:8080,unix:/run/user/1000/mds.sock`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			load := func() (*config.Config, []string, error) { return config.Resolve(os.Environ(), given(c)) }
+			return serve(c.Context(), load, c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	settingFlags(c)
+	return c
+}
+
+// settingFlags gives a command the flags of all settings.
+func settingFlags(c *cobra.Command) {
+	c.Flags().SortFlags = false
+	for _, s := range config.Settings {
+		help := s.Help
+		if s.Default != "" {
+			help += "; default " + s.Default
+		}
+		if s.Env != "" {
+			help += " [" + s.Env + "]"
+		}
+		help = "`" + s.Value + "` " + help
+		switch {
+		case s.Value == "":
+			c.Flags().Bool(s.Name, false, strings.TrimPrefix(help, "`` "))
+		case s.Many:
+			c.Flags().StringArray(s.Name, nil, help)
+		default:
+			c.Flags().String(s.Name, "", help)
+		}
+	}
+}
+
+// given returns the settings that the command line has.
+func given(c *cobra.Command) map[string][]string {
+	values := map[string][]string{}
+	for _, s := range config.Settings {
+		f := c.Flags().Lookup(s.Name)
+		if f == nil || !f.Changed {
+			continue
+		}
+		if many, err := c.Flags().GetStringArray(s.Name); err == nil {
+			values[s.Name] = many
+		} else {
+			values[s.Name] = []string{f.Value.String()}
+		}
+	}
+	return values
+}
+
+func serve(ctx context.Context, load func() (*config.Config, []string, error), stdout, stderr io.Writer) error {
+	cfg, warnings, err := load()
+	for _, w := range warnings {
+		fmt.Fprintln(stderr, "gcemds: warning: "+w)
+	}
+	if err != nil {
+		return explainConfig(err)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	d, err := daemon.New(ctx, daemon.Options{
+		Config:  cfg,
+		Load:    func() (*config.Config, error) { c, _, err := load(); return c, err },
+		Log:     logger(cfg, stderr),
+		Metrics: metrics,
+		Version: version(),
+	})
+	if err != nil {
+		return err
+	}
+	banner(stdout, d.Status())
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-hangup:
+				d.Reload(ctx) // the log says how it went
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return d.Run(ctx)
+}
+
+func logger(c *config.Config, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: c.Log.Level}
+	if c.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// banner says what is served, and what to paste to use it.
+func banner(w io.Writer, s admin.Status) {
+	for _, i := range s.Instances {
+		who := "no service account"
+		for _, a := range i.Accounts {
+			if len(i.Accounts) == 1 || slices.Contains(a.Aliases, "default") {
+				who = a.Email
+			}
+		}
+		fmt.Fprintf(w, "serving %s as %s\n", i.Name, who)
+	}
+	for n, l := range s.Listeners {
+		host, port, err := net.SplitHostPort(l.Address)
+		switch {
+		case err != nil:
+			fmt.Fprintf(w, "  curl --unix-socket %s -H 'Metadata-Flavor: Google' http://metadata/computeMetadata/v1/\n", l.Address)
+		case l.TLS:
+			fmt.Fprintf(w, "  https://%s (clients need a certificate)\n", l.Address)
+		default:
+			if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+				host = "127.0.0.1"
+			}
+			address := net.JoinHostPort(host, port)
+			if n > 0 {
+				fmt.Fprintf(w, "  also http://%s\n", address)
+				continue
+			}
+			fmt.Fprintf(w, "  export GCE_METADATA_HOST=%s\n", address)
+		}
+	}
+	fmt.Fprintf(w, "  issuer %s/oauth2/v3/certs\n", s.Issuer)
+}
+
+// explainConfig names the file that could not be read.
+func explainConfig(err error) error {
+	var faults config.Faults
+	if errors.As(err, &faults) {
+		return fmt.Errorf("the configuration is wrong; nothing was started:\n%w", err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; print a file to begin with: gcemds config init", err)
+	}
+	return err
+}

@@ -1,0 +1,228 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+
+	"github.com/gcemds/gcemds/internal/config"
+	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/issuer"
+	"github.com/gcemds/gcemds/internal/server"
+	"github.com/gcemds/gcemds/internal/token"
+	"github.com/gcemds/gcemds/internal/tree"
+)
+
+// A plan is what a configuration asks for, opened and checked but not served
+// yet: everything about a reload that can fail has happened when there is one.
+type plan struct {
+	instances []planned
+	routes    []config.Route
+	hosts     []string
+}
+
+type planned struct {
+	fleet.Instance // without its store
+	document       *tree.Tree
+}
+
+// plan opens sources and builds documents. It reports all that is wrong, an
+// instance at a time.
+func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
+	p := &plan{routes: c.Routes, hosts: c.Hosts}
+	var errs []error
+	for _, i := range c.Instances {
+		made, err := d.planInstance(ctx, c, i)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("instance %q: %w", i.Name, err))
+			continue
+		}
+		p.instances = append(p.instances, made)
+	}
+	return p, errors.Join(errs...)
+}
+
+func (d *Daemon) planInstance(ctx context.Context, c *config.Config, i config.Instance) (planned, error) {
+	p := planned{Instance: fleet.Instance{Name: i.Name, Created: i.Created, EnforceScopes: i.EnforceScopes}}
+	if p.Created.IsZero() {
+		p.Created = fleet.BuiltinCreated
+	}
+	doc := fleet.Builtin()
+	if i.Metadata != "" {
+		data, err := readFile(i.Metadata, tree.MaxDocument)
+		if err != nil {
+			return p, err
+		}
+		if doc, err = tree.Parse(data); err != nil {
+			return p, fmt.Errorf("%s: %w", i.Metadata, err)
+		}
+	}
+	accounts, project, err := d.accounts(ctx, c, i, doc)
+	if err != nil {
+		return p, err
+	}
+	p.Accounts = accounts
+	if doc, err = fleet.Document(doc, accounts...); err != nil {
+		return p, err
+	}
+	var edits []tree.Edit
+	if i.Metadata == "" && project != "" { // the built-in machine moves to the project of its key
+		edits = append(edits, tree.Edit{Path: "project/project-id", Value: project})
+	}
+	if i.OSLogin != "" {
+		data, err := readFile(i.OSLogin, tree.MaxDocument)
+		if err != nil {
+			return p, err
+		}
+		login, err := server.LoginData(data)
+		if err != nil {
+			return p, fmt.Errorf("%s: %w", i.OSLogin, err)
+		}
+		edits = append(edits, login...)
+	}
+	if d.issuesCertificates() {
+		edits = append(edits, tree.Edit{Path: "instance/credentials/mds-client-certificate", Value: tree.Live("client-certificate")})
+	}
+	if doc, err = doc.With(edits...); err == nil {
+		doc, err = doc.With(i.Set...)
+	}
+	if err != nil {
+		return p, fmt.Errorf("set: %w", err)
+	}
+	p.document = doc
+	return p, nil
+}
+
+// accounts opens the source of each account of an instance. Where the
+// configuration names none, those of the document get offline tokens.
+func (d *Daemon) accounts(ctx context.Context, c *config.Config, i config.Instance, doc *tree.Tree) (accounts []fleet.Account, project string, err error) {
+	shown := fleet.Accounts(doc)
+	if len(i.Accounts) == 0 {
+		for _, a := range shown {
+			a.Source = d.cache.Source("offline "+a.Email, d.issuer.Source(a.Email))
+			accounts = append(accounts, a)
+		}
+		return accounts, "", nil
+	}
+	for _, a := range i.Accounts {
+		account := fleet.Account{Email: a.Email, Aliases: slices.Clone(a.Aliases), Scopes: a.Scopes}
+		if a.Name == "default" {
+			account.Aliases = append(account.Aliases, "default")
+			for _, s := range shown { // the offline issuer knows no e-mail of its own
+				if account.Email == "" && a.Source == "" && slices.Contains(s.Aliases, "default") {
+					account.Email = s.Email
+				}
+			}
+		} else if a.Email != "" && a.Name != a.Email {
+			account.Aliases = append(account.Aliases, a.Name)
+		} else {
+			account.Email = a.Name
+		}
+		slices.Sort(account.Aliases)
+		account.Aliases = slices.Compact(account.Aliases)
+		source := c.Sources[a.Source]
+		if a.Source == "" {
+			source = credential.Config{Issuer: &credential.Issuer{}}
+		}
+		if source.Issuer != nil && source.Issuer.Email == "" {
+			source.Issuer = &credential.Issuer{Email: account.Email}
+		}
+		opened, identity, err := source.Open(ctx, d.env)
+		if err != nil {
+			return nil, "", fmt.Errorf("account %q: source %q: %w", a.Name, a.Source, err)
+		}
+		if account.Email == "" {
+			account.Email = identity.Email
+		}
+		if account.Email == "" {
+			return nil, "", fmt.Errorf("account %q: the source does not know whose it is; give the account an email", a.Name)
+		}
+		if slices.Contains(account.Aliases, "default") {
+			project = identity.ProjectID
+		}
+		account.Source = d.cache.Source(cacheID(a.Source, account.Email, source), opened)
+		accounts = append(accounts, account)
+	}
+	return accounts, project, nil
+}
+
+// cacheID changes with everything that a source's tokens depend on, so that a
+// reload keeps the tokens of what has not changed and no others.
+func cacheID(name, email string, c credential.Config) string {
+	h := sha256.New()
+	json.NewEncoder(h).Encode(c) // file names and choices; secrets are in the files
+	for _, file := range c.Files() {
+		if f, err := os.Open(file); err == nil {
+			io.Copy(h, io.LimitReader(f, 1<<20))
+			f.Close()
+		}
+	}
+	return name + " " + email + " " + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// serve makes the plan what is served. It cannot fail.
+func (d *Daemon) serve(p *plan) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var routes []fleet.Route
+	instances := make([]*fleet.Instance, len(p.instances))
+	byName := map[string]*fleet.Instance{}
+	for k, planned := range p.instances {
+		i := planned.Instance
+		if old := d.byName[i.Name]; old != nil {
+			i.Metadata = old.Metadata
+			for _, e := range i.Metadata.SetBase(planned.document) {
+				d.log.Warn("an edit made while running does not fit the new document and is dropped", "instance", i.Name, "path", e.Path)
+			}
+		} else {
+			i.Metadata = tree.NewStore(planned.document)
+		}
+		instances[k], byName[i.Name] = &i, &i
+	}
+	for _, r := range p.routes {
+		routes = append(routes, fleet.Route{Listener: r.Listener, Host: r.Host, Local: r.Local, Source: r.Source, Instance: byName[r.Instance]})
+	}
+	if len(p.routes) == 0 && len(instances) > 0 {
+		routes = append(routes, fleet.Route{Instance: instances[0]})
+	}
+	d.instances, d.byName = instances, byName
+	d.router.Set(routes...)
+	d.server.SetHosts(p.hosts...)
+}
+
+// readFile reads a file of at most limit bytes; its errors name the file.
+func readFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s: larger than %d bytes", name, limit)
+	}
+	return data, err
+}
+
+// Check opens and builds what a configuration names, as New does, and serves
+// nothing: it is what can be known of a configuration without listening.
+func Check(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	d := &Daemon{log: log, cache: token.NewCache(token.Limits{})}
+	defer d.cache.Close()
+	var err error
+	if d.issuer, err = issuer.New(issuer.Options{}); err != nil {
+		return err
+	}
+	defer d.issuer.Close()
+	d.env = credential.Env{Client: &credential.Client{Log: log}, Issuer: d.issuer, Log: log}
+	_, err = d.plan(ctx, c)
+	return err
+}

@@ -1,0 +1,49 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/gcemds/gcemds/internal/journal"
+)
+
+// logTo is the sink of the journal that writes log lines: one a request at
+// debug, and what a person should know at higher levels. Entries hold no
+// secrets; what a source says about a failed mint is in Err.
+func logTo(log *slog.Logger) func(*journal.Entry) {
+	return func(e *journal.Entry) {
+		level := slog.LevelInfo
+		switch {
+		case e.Kind == journal.Request && e.Err != nil && e.Status >= 500 && e.Class != "wait":
+			level = slog.LevelWarn
+		case e.Kind == journal.Request:
+			level = slog.LevelDebug
+		case e.Kind == journal.Write:
+			level = slog.LevelDebug
+		case e.Err != nil:
+			level = slog.LevelError
+		}
+		ctx := context.Background()
+		if !log.Enabled(ctx, level) {
+			return
+		}
+		attrs := make([]slog.Attr, 0, 8)
+		text := func(name, value string) {
+			if value != "" {
+				attrs = append(attrs, slog.String(name, value))
+			}
+		}
+		text("listener", e.Listener)
+		text("instance", e.Instance)
+		text("method", e.Method)
+		text("path", e.Path)
+		if e.Status != 0 {
+			attrs = append(attrs, slog.Int("status", e.Status), slog.Duration("took", e.Took))
+		}
+		text("detail", e.Detail)
+		if e.Err != nil {
+			attrs = append(attrs, slog.String("error", e.Err.Error()))
+		}
+		log.LogAttrs(ctx, level, string(e.Kind), attrs...)
+	}
+}
