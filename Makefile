@@ -1,0 +1,73 @@
+# make          format check, vet, staticcheck, tests
+# make help     everything else
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 1m
+IMAGE    ?= gcemds:dev
+
+# The platforms that gcemds is built for. Those that have a container image come first.
+IMAGE_PLATFORMS := linux/amd64 linux/arm64
+PLATFORMS       := $(IMAGE_PLATFORMS) darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+# The image program is a module of its own: what it needs stays out of our go.mod.
+IMAGE_MODULE := deploy/image
+
+# The race detector needs a C compiler. Go says CGO_ENABLED=0 when there is none.
+RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+
+.DEFAULT_GOAL := test
+.DELETE_ON_ERROR:
+.PHONY: help build lint test vuln fuzz e2e bench cross image generate check-generated clean \
+	$(PLATFORMS:%=cross/%)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build gcemds for this machine into dist/
+	CGO_ENABLED=0 $(GO) build -trimpath -o dist/ ./cmd/gcemds
+
+lint: ## check format, vet and staticcheck; changes nothing
+	@unformatted="$$(gofmt -l .)"; if [ -n "$$unformatted" ]; then \
+		echo "not formatted (run gofmt -w):" >&2; echo "$$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	staticcheck="$$($(GO) tool -n staticcheck)" && cd $(IMAGE_MODULE) && $(GO) vet ./... && "$$staticcheck" ./...
+
+test: lint ## lint, then every test that needs neither root nor network (the default)
+	@$(if $(RACE),,echo "no C compiler: testing without the race detector" >&2)
+	cd $(IMAGE_MODULE) && $(GO) test ./...
+	$(GO) test $(RACE) ./...
+
+vuln: ## look for known vulnerabilities (GOVULNDB=file:///... for a local database)
+	@.ci/vuln
+
+fuzz: ## fuzz every fuzz test for FUZZTIME each (default 1m)
+	@.ci/fuzz $(FUZZTIME)
+
+e2e: ## run the end-to-end lanes: real clients, a cluster, root if we are root
+	e2e/run
+
+bench: ## run the benchmarks and print the report
+	$(GO) run ./bench
+
+cross: $(PLATFORMS:%=cross/%) ## build for every platform without cgo into dist/
+
+$(PLATFORMS:%=cross/%): export CGO_ENABLED := 0
+$(PLATFORMS:%=cross/%): cross/%:
+	GOOS=$(*D) GOARCH=$(*F) $(GO) build ./...
+	GOOS=$(*D) GOARCH=$(*F) $(GO) build -trimpath -ldflags='-s -w' \
+		-o dist/gcemds-$(*D)-$(*F)$(if $(filter windows,$(*D)),.exe) ./cmd/gcemds
+
+image: $(IMAGE_PLATFORMS:%=cross/%) ## write the container image to dist/gcemds.tar, print its digest; no daemon
+	cd $(IMAGE_MODULE) && $(GO) run . -o $(CURDIR)/dist/gcemds.tar -tag $(IMAGE) -version $(VERSION) \
+		$(foreach p,$(IMAGE_PLATFORMS),$(p)=$(CURDIR)/dist/gcemds-$(subst /,-,$(p)))
+
+generate: ## write the generated files anew
+	$(GO) generate ./...
+
+check-generated: ## fail if a generated file differs from what make generate writes
+	@.ci/check-generated
+
+clean: ## remove what the other targets left
+	rm -rf dist

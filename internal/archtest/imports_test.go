@@ -1,0 +1,242 @@
+package archtest
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// imports is the architecture: for each package, the packages of ours that it imports and why. A change here is a
+// change of the design, so it stands in the diff for a reviewer to see. Arrows point down; siblings do not see each
+// other; only cli sees daemon.
+var imports = map[string]map[string]string{
+	// What people run.
+	"cmd/gcemds": {
+		"internal/cli": "main calls it and does nothing else",
+	},
+	"internal/cli": {
+		"internal/admin":  "commands talk to a running server through the admin client",
+		"internal/config": "config check and config show read the file without a server",
+		"internal/daemon": "serve runs one",
+	},
+	"bench": {
+		"":                "measures the server as a program that embeds it would see it",
+		"internal/fleet":  "builds instances and routes to measure the resolver",
+		"internal/server": "measures the read path without the daemon around it",
+		"internal/token":  "measures the token cache",
+		"internal/tree":   "builds documents of chosen sizes",
+	},
+	"internal/daemon": {
+		"internal/admin":      "serves the control API",
+		"internal/config":     "opens what the file describes",
+		"internal/credential": "opens the sources",
+		"internal/fleet":      "builds the instances and the routes",
+		"internal/issuer":     "serves the keys of the offline issuer",
+		"internal/journal":    "logs and counts what happened",
+		"internal/server":     "serves the metadata",
+		"internal/token":      "wraps every source in the cache",
+		"internal/tree":       "builds the documents and keeps the stores over reloads",
+	},
+
+	// What people import.
+	"": {
+		"internal/fleet":   "an embedded server has an instance with accounts",
+		"internal/issuer":  "tokens without a key or a network are the default",
+		"internal/journal": "the embedding program can see the requests",
+		"internal/server":  "answers the requests",
+		"internal/token":   "the embedding program gives a token source",
+		"internal/tree":    "the document that is served",
+	},
+	"mdstest": {
+		"":                 "a test server is an embedded server",
+		"internal/fleet":   "gives the test its own accounts",
+		"internal/issuer":  "mints the tokens of the test",
+		"internal/journal": "Requests reads the entries",
+		"internal/server":  "answers the requests",
+		"internal/token":   "makes sources fail on purpose",
+		"internal/tree":    "edits the document while the test runs",
+	},
+
+	// What answers a request.
+	"internal/admin": {
+		"internal/fleet":   "shows and picks instances",
+		"internal/journal": "streams the entries",
+		"internal/tree":    "edits the documents",
+	},
+	"internal/server": {
+		"internal/fleet":   "a caller is resolved to an instance",
+		"internal/journal": "one entry per request",
+		"internal/token":   "token and identity are minted, and their errors become a status",
+		"internal/tree":    "everything else is read from the document",
+	},
+	"internal/config": {
+		"internal/credential": "a source in the file is a credential.Config",
+		"internal/tree":       "a document in the file is checked when it is read",
+	},
+	"internal/credential": {
+		"internal/issuer": "the offline issuer is a kind of credential",
+		"internal/token":  "every credential opens as a token.Source",
+	},
+	"internal/fleet": {
+		"internal/token": "an account mints from a source",
+		"internal/tree":  "an instance has a document",
+	},
+	"internal/issuer": {
+		"internal/token": "an identity of the issuer is a token.Source",
+	},
+
+	// What knows nothing but the standard library.
+	"internal/journal": {},
+	"internal/token":   {},
+	"internal/tree":    {},
+
+	// Only tests.
+	"deploy":            {},
+	"internal/archtest": {},
+}
+
+// TestImports compares the arrows in the code with the table, both ways.
+func TestImports(t *testing.T) {
+	for _, fault := range checkImports(imports, arrows(t)) {
+		t.Error(fault)
+	}
+}
+
+// arrows returns, for each package of ours, the packages of ours that it imports on any system we build for.
+func arrows(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	for _, system := range systems {
+		for _, p := range load(t, system, "./...") {
+			from := short(p.ImportPath)
+			if _, ok := all[from]; !ok {
+				all[from] = nil // it has a row even if it imports none of ours
+			}
+			for _, i := range p.Imports {
+				if to := short(i); ours(i) && !slices.Contains(all[from], to) {
+					all[from] = append(all[from], to)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// checkImports returns a sentence for each difference between the table and the code, in order.
+func checkImports(table map[string]map[string]string, code map[string][]string) []string {
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	for _, from := range slices.Sorted(maps.Keys(code)) {
+		row, ok := table[from]
+		if !ok {
+			fault("package %s is not in the import table: add a row for it, with the arrows it needs (%q)", full(from), code[from])
+			continue
+		}
+		for _, to := range code[from] {
+			if _, ok := row[to]; !ok {
+				fault("%s imports %s, which the import table does not allow: take the arrow out of the code, or add "+
+					"it to the table with its reason if the design really changes", full(from), full(to))
+			}
+		}
+	}
+	for _, from := range slices.Sorted(maps.Keys(table)) {
+		arrows, ok := code[from]
+		if !ok {
+			fault("the import table has a row for %s, but there is no such package", full(from))
+			continue
+		}
+		for _, to := range slices.Sorted(maps.Keys(table[from])) {
+			if !slices.Contains(arrows, to) {
+				fault("the import table says that %s imports %s, but it does not: remove the arrow from the table", full(from), full(to))
+			}
+			if table[from][to] == "" {
+				fault("the arrow from %s to %s gives no reason", full(from), full(to))
+			}
+		}
+	}
+	return faults
+}
+
+// TestCheckImports: each kind of difference is seen, and named so that a reader knows what to do.
+func TestCheckImports(t *testing.T) {
+	table := map[string]map[string]string{
+		"a": {"b": "a needs b"},
+		"b": {},
+	}
+	for name, c := range map[string]struct {
+		code map[string][]string
+		want string // part of the only fault; empty for none
+	}{
+		"same":            {map[string][]string{"a": {"b"}, "b": nil}, ""},
+		"new arrow":       {map[string][]string{"a": {"b"}, "b": {"a"}}, "gcemds/b imports github.com/gcemds/gcemds/a, which the import table does not allow"},
+		"old arrow":       {map[string][]string{"a": nil, "b": nil}, "remove the arrow from the table"},
+		"new package":     {map[string][]string{"a": {"b"}, "b": nil, "c": {"a"}}, "gcemds/c is not in the import table"},
+		"removed package": {map[string][]string{"a": {"b"}}, "row for github.com/gcemds/gcemds/b, but there is no such package"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			faults := checkImports(table, c.code)
+			switch {
+			case c.want == "" && len(faults) > 0:
+				t.Errorf("the code agrees with the table, but the check says %q", faults)
+			case c.want != "" && (len(faults) != 1 || !strings.Contains(faults[0], c.want)):
+				t.Errorf("the check says %q, want one fault with %q", faults, c.want)
+			}
+		})
+	}
+	if faults := checkImports(map[string]map[string]string{"a": {"b": ""}, "b": {}}, map[string][]string{"a": {"b"}, "b": nil}); len(faults) != 1 {
+		t.Errorf("an arrow without a reason passes: %q", faults)
+	}
+}
+
+// light lists the packages that people import into their own programs and tests. Whoever imports them inherits what
+// they depend on, so that is nothing but the standard library. A package that is not written yet is not missed.
+var light = []string{"", "client", "mdstest"}
+
+// TestLightPackages: the packages that people import depend on the standard library and on us, on nothing else.
+func TestLightPackages(t *testing.T) {
+	exists := arrows(t)
+	for _, name := range light {
+		if _, ok := exists[name]; !ok {
+			continue
+		}
+		foreign := map[string]string{} // module to the package of ours that brings it in
+		for _, system := range systems {
+			deps := load(t, system, "-deps", full(name))
+			modules := map[string]string{}
+			for _, dep := range deps {
+				if dep.Module != nil && dep.Module.Path != module {
+					modules[dep.ImportPath] = dep.Module.Path
+				}
+			}
+			for _, dep := range deps {
+				for _, i := range dep.Imports {
+					if m, ok := modules[i]; ok && ours(dep.ImportPath) {
+						foreign[m] = dep.ImportPath
+					}
+				}
+			}
+		}
+		for m, by := range foreign {
+			t.Errorf("%s depends on %s, which %s imports: everyone who imports %s would carry it too, so only the "+
+				"standard library is allowed there", full(name), m, by, full(name))
+		}
+	}
+}
+
+// vague are names that say nothing about what is inside, so everything ends up there.
+var vague = []string{"base", "common", "helper", "helpers", "lib", "manager", "misc", "models", "pkg", "shared", "types", "util", "utils"}
+
+// TestPackages: every package is named after a thing and says what it is.
+func TestPackages(t *testing.T) {
+	for _, p := range load(t, "linux", "./...") {
+		if element := path.Base(p.ImportPath); slices.Contains(vague, p.Name) || slices.Contains(vague, element) {
+			t.Errorf("%s: a package named %q holds anything: name it after the thing inside", p.ImportPath, element)
+		}
+		if doc := packageDoc(t, p); len(strings.Fields(doc)) < 5 {
+			t.Errorf("%s has no package comment that says what it is and what it is not (found %q)", p.ImportPath, doc)
+		}
+	}
+}
