@@ -88,14 +88,18 @@ func (j *Journal) Add(e Entry) {
 // skipped; Seq shows the gap.
 func (j *Journal) Follow(ctx context.Context, seq uint64) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
+		if j == nil {
+			<-ctx.Done()
+			return
+		}
 		j.followers.Add(1)
 		defer j.followers.Add(-1)
-		for {
+		for last := seq; ; {
 			j.mu.Lock()
 			added := j.added
 			j.mu.Unlock()
-			for e := range j.after(seq) {
-				seq = e.Seq
+			for e := range j.after(last) {
+				last = e.Seq
 				if !yield(*e) {
 					return
 				}
@@ -111,6 +115,9 @@ func (j *Journal) Follow(ctx context.Context, seq uint64) iter.Seq[Entry] {
 
 // Entries returns the entries after seq that the journal still has.
 func (j *Journal) Entries(seq uint64) []Entry {
+	if j == nil {
+		return nil
+	}
 	var entries []Entry
 	for e := range j.after(seq) {
 		entries = append(entries, *e)
