@@ -66,9 +66,8 @@ func (h *hosts) allow(host string) bool {
 // forwarded reports whether a proxy has passed the request on: then it is not
 // the workload that asks (section 1.3).
 func forwarded(h http.Header) bool {
-	for name := range h {
-		switch name {
-		case "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Server", "Forwarded", "X-Real-Ip":
+	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+		if _, ok := h[name]; ok {
 			return true
 		}
 	}

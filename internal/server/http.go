@@ -33,11 +33,11 @@ func (s *Server) HTTP(ctx context.Context, listener string, log *slog.Logger) *h
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return withCaller(ctx, &fleet.Caller{
+			return context.WithValue(ctx, peerKey{}, &peer{Caller: fleet.Caller{
 				Listener: listener,
 				Local:    addrPort(c.LocalAddr()),
 				Remote:   addrPort(c.RemoteAddr()),
-			})
+			}})
 		},
 	}
 }

@@ -35,8 +35,8 @@ type loginProfile struct {
 type posixAccount struct {
 	Primary       bool        `json:"primary"`
 	Username      string      `json:"username"`
-	UID           json.Number `json:"uid"`
-	GID           json.Number `json:"gid"`
+	UID           json.Number `json:"uid,omitempty"` // an empty number would be written as 0, and 0 is root
+	GID           json.Number `json:"gid,omitempty"`
 	HomeDirectory string      `json:"homeDirectory"`
 	Shell         string      `json:"shell"`
 	GECOS         string      `json:"gecos,omitempty"`
@@ -51,7 +51,7 @@ type loginChallenge struct {
 
 type posixGroup struct {
 	Name      string      `json:"name"`
-	GID       json.Number `json:"gid"`
+	GID       json.Number `json:"gid,omitempty"`
 	Email     string      `json:"email,omitempty"`
 	Usernames []string    `json:"usernames,omitempty"`
 }

@@ -138,8 +138,8 @@ func (r *request) redirect() reply {
 	host := r.http.Host
 	if host == "" { // HTTP/1.0
 		host = "metadata.google.internal"
-		if r.caller.Local.IsValid() {
-			host = r.caller.Local.String()
+		if r.peer.Local.IsValid() {
+			host = r.peer.Local.String()
 		}
 	}
 	path, query, hasQuery := strings.Cut(r.raw, "?")

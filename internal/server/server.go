@@ -7,7 +7,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -70,7 +69,7 @@ type request struct {
 	target
 	http     *http.Request
 	server   *Server
-	caller   *fleet.Caller
+	peer     *peer
 	instance *fleet.Instance
 	key      string // the path below /computeMetadata/v1/, without a slash at its end
 	query    query
@@ -86,7 +85,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if hr.ProtoMajor == 1 && hr.ProtoMinor == 0 && hr.Header["Connection"] == nil {
 		w.Header()["Connection"] = closing // net/http closes, but does not say so (section 1.2)
 	}
-	r := &request{target: newTarget(hr), http: hr, server: s, caller: callerOf(hr)}
+	r := &request{target: newTarget(hr), http: hr, server: s, peer: peerOf(hr)}
 	a, err := r.answer()
 	if r.awaited != nil { // waiting here, not below, keeps the stacks of thousands small
 		a, err = r.wait()
@@ -115,7 +114,7 @@ func hurry(w http.ResponseWriter, now time.Time) {
 
 func (r *request) record(start time.Time, a reply, err error) {
 	e := journal.Entry{
-		Time: start, Kind: journal.Request, Listener: r.caller.Listener, Method: r.http.Method, Path: r.path,
+		Time: start, Kind: journal.Request, Listener: r.peer.Listener, Method: r.http.Method, Path: r.path,
 		Class: a.class.String(), Status: a.status, Took: time.Since(start), Err: err,
 	}
 	if r.instance != nil {
@@ -129,7 +128,7 @@ func (r *request) record(start time.Time, a reply, err error) {
 func (r *request) answer() (reply, error) {
 	header := r.http.Header
 	switch {
-	case !r.server.AllowsHost(r.http.Host):
+	case !r.peer.allows(r.server, r.http.Host):
 		return reply{}, errHost
 	case forwarded(header):
 		return reply{}, errForwarded
@@ -143,7 +142,7 @@ func (r *request) answer() (reply, error) {
 		return r.above()
 	}
 	var err error
-	if r.instance, err = r.server.instances.Resolve(r.http.Context(), r.caller, r.http.Host); err != nil {
+	if r.instance, err = r.server.instances.Resolve(r.http.Context(), &r.peer.Caller, r.http.Host); err != nil {
 		return reply{}, err
 	}
 	if r.query, err = parseQuery(r.target.query); err != nil {
@@ -241,23 +240,40 @@ func (r *request) missing(err error) error {
 	return err
 }
 
-type callerKey struct{}
-
-// callerOf returns what ConnContext learned at accept, or what the request
-// says where a foreign http.Server runs our handler.
-func callerOf(r *http.Request) *fleet.Caller {
-	if c, ok := r.Context().Value(callerKey{}).(*fleet.Caller); ok {
-		c.TLS = r.TLS // the handshake comes after accept; requests of a connection come one by one
-		return c
-	}
-	c := &fleet.Caller{TLS: r.TLS}
-	c.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(interface{ AddrPort() netip.AddrPort }); ok {
-		c.Local = local.AddrPort()
-	}
-	return c
+// A peer is a connection: who is at its other end, and the Host header that
+// was last found to be allowed there, which spares judging each request's.
+type peer struct {
+	fleet.Caller
+	host  string
+	judge *hosts
 }
 
-func withCaller(ctx context.Context, c *fleet.Caller) context.Context {
-	return context.WithValue(ctx, callerKey{}, c)
+func (p *peer) allows(s *Server, host string) bool {
+	judge := s.hosts.Load()
+	if p.judge == judge && p.host == host {
+		return true
+	}
+	if !judge.allow(host) {
+		return false
+	}
+	p.host, p.judge = host, judge
+	return true
+}
+
+type peerKey struct{}
+
+// peerOf returns what ConnContext learned at accept, or what the request says
+// where a foreign http.Server runs our handler. The requests of a connection
+// come one by one, so a peer needs no lock.
+func peerOf(r *http.Request) *peer {
+	if p, ok := r.Context().Value(peerKey{}).(*peer); ok {
+		p.TLS = r.TLS // the handshake comes after accept
+		return p
+	}
+	p := &peer{Caller: fleet.Caller{TLS: r.TLS}}
+	p.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(interface{ AddrPort() netip.AddrPort }); ok {
+		p.Local = local.AddrPort()
+	}
+	return p
 }
