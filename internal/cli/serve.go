@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -109,6 +110,11 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 		return err
 	}
 	banner(stdout, d.Status())
+
+	// Pages that are never touched, but that the garbage collector counts:
+	// with so small a heap it would run every few hundred requests.
+	ballast := make([]byte, 8<<20)
+	defer runtime.KeepAlive(&ballast)
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

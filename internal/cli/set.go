@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v4"
@@ -111,8 +113,8 @@ func readBatch(data []byte) ([]admin.Edit, error) {
 	for _, path := range b.Delete {
 		edits = append(edits, admin.Edit{Path: path, Delete: true})
 	}
-	for path, value := range b.Set {
-		data, err := json.Marshal(value)
+	for _, path := range slices.Sorted(maps.Keys(b.Set)) { // a directory before what is in it
+		data, err := json.Marshal(b.Set[path])
 		if err != nil {
 			return nil, fmt.Errorf("%s: the value is not one that JSON has: %w", path, err)
 		}

@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"maps"
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gcemds/gcemds/internal/journal"
@@ -10,6 +13,7 @@ import (
 // and the class of the status, never a path, an address or an e-mail.
 type metrics struct {
 	requests *prometheus.CounterVec
+	counters atomic.Pointer[map[series]prometheus.Counter] // of requests: found without a lock
 	duration *prometheus.HistogramVec
 	writes   prometheus.Counter
 	edits    prometheus.Counter
@@ -53,11 +57,35 @@ func newMetrics(reg prometheus.Registerer, waiting func() int) (*metrics, error)
 	return m, nil
 }
 
+// A series is one combination of labels of requests.
+type series struct {
+	class  string
+	status string
+}
+
+// counter finds the counter of a series. The map is copied when a series
+// comes up for the first time.
+func (m *metrics) counter(s series) prometheus.Counter {
+	old := m.counters.Load()
+	if old != nil {
+		if c := (*old)[s]; c != nil {
+			return c
+		}
+	}
+	c := m.requests.WithLabelValues(s.class, s.status)
+	next := map[series]prometheus.Counter{s: c}
+	if old != nil {
+		maps.Copy(next, *old)
+	}
+	m.counters.CompareAndSwap(old, &next) // if another came first, the next request adds this one
+	return c
+}
+
 // add is a sink of the journal.
 func (m *metrics) add(e *journal.Entry) {
 	switch e.Kind {
 	case journal.Request:
-		m.requests.WithLabelValues(e.Class, statusClass(e.Status)).Inc()
+		m.counter(series{e.Class, statusClass(e.Status)}).Inc()
 		if e.Class == "token" || e.Class == "identity" {
 			m.duration.WithLabelValues(e.Class).Observe(e.Took.Seconds())
 		}

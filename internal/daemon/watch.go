@@ -9,7 +9,7 @@ import (
 
 // watchEvery is how often files are looked at. Content is compared on a timer
 // because nothing can fool that: editors rename, ConfigMaps swap links.
-const watchEvery = time.Second
+const watchEvery = 500 * time.Millisecond
 
 // A watch tells when files have changed.
 type watch struct {
