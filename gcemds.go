@@ -16,8 +16,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,8 +140,8 @@ func New(o Options) (*Server, error) {
 	if doc, err = fleet.Document(doc, owned...); err != nil {
 		return nil, fmt.Errorf("gcemds: Accounts: %w", err)
 	}
-	for path, value := range o.Set {
-		if doc, err = doc.With(tree.Edit{Path: path, Value: value}); err != nil {
+	for _, path := range slices.Sorted(maps.Keys(o.Set)) { // a directory before what is in it
+		if doc, err = doc.With(tree.Edit{Path: path, Value: o.Set[path]}); err != nil {
 			return nil, fmt.Errorf("gcemds: Set: %w", err)
 		}
 	}
@@ -231,5 +233,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.cache.Close()
+	s.issuer.Close()
 	return errors.Join(errs...)
 }

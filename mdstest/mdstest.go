@@ -59,9 +59,10 @@ func Options(o gcemds.Options) Option { return func(c *config) { c.Options = o }
 
 // Expect makes every request fail the test whose path, below
 // /computeMetadata/v1/, matches none of the patterns (those of path.Match; a
-// pattern that ends in / covers everything below).
+// pattern that ends in / covers everything below). Without patterns, every
+// request does.
 func Expect(patterns ...string) Option {
-	return func(c *config) { c.expected = append(c.expected, patterns...) }
+	return func(c *config) { c.expected = append(append([]string{}, c.expected...), patterns...) } // not nil
 }
 
 // WithoutEnv leaves the environment alone, as parallel tests must; use Addr.
@@ -149,11 +150,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if data && s.expected != nil && !slices.ContainsFunc(s.expected, func(pattern string) bool { return matches(pattern, below) }) {
 		s.t.Errorf("mdstest: unexpected request: %s %s", r.Method, r.URL.RequestURI())
 	}
-	recorder := &recorder{ResponseWriter: w, status: http.StatusOK}
-	s.Handler().ServeHTTP(recorder, r)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.requests = append(s.requests, Request{r.Method, below, r.URL.Query(), r.Header.Clone(), recorder.status})
+	s.Handler().ServeHTTP(&recorder{ResponseWriter: w, answered: func(status int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.requests = append(s.requests, Request{r.Method, below, r.URL.Query(), r.Header.Clone(), status})
+	}}, r)
 }
 
 func matches(pattern, name string) bool {
@@ -164,14 +165,14 @@ func matches(pattern, name string) bool {
 	return ok
 }
 
-// A recorder keeps the status of an answer.
+// A recorder tells the status of an answer before the client can see it.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	answered func(status int)
 }
 
 func (r *recorder) WriteHeader(status int) {
-	r.status = status
+	r.answered(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
