@@ -23,11 +23,7 @@ var imports = map[string]map[string]string{
 		"internal/daemon": "serve runs one",
 	},
 	"bench": {
-		"":                "measures the server as a program that embeds it would see it",
-		"internal/fleet":  "builds instances and routes to measure the resolver",
-		"internal/server": "measures the read path without the daemon around it",
-		"internal/token":  "measures the token cache",
-		"internal/tree":   "builds documents of chosen sizes",
+		"internal/tree": "times edits of a large document; everything else it measures from outside",
 	},
 	"internal/daemon": {
 		"internal/admin":      "serves the control API",
@@ -43,27 +39,20 @@ var imports = map[string]map[string]string{
 
 	// What people import.
 	"": {
-		"internal/fleet":   "an embedded server has an instance with accounts",
-		"internal/issuer":  "tokens without a key or a network are the default",
-		"internal/journal": "the embedding program can see the requests",
-		"internal/server":  "answers the requests",
-		"internal/token":   "the embedding program gives a token source",
-		"internal/tree":    "the document that is served",
+		"internal/fleet":  "an embedded server has an instance with accounts",
+		"internal/issuer": "tokens without a key or a network are the default",
+		"internal/server": "answers the requests",
+		"internal/token":  "the embedding program gives a token source",
+		"internal/tree":   "the document that is served",
 	},
 	"mdstest": {
-		"":                 "a test server is an embedded server",
-		"internal/fleet":   "gives the test its own accounts",
-		"internal/issuer":  "mints the tokens of the test",
-		"internal/journal": "Requests reads the entries",
-		"internal/server":  "answers the requests",
-		"internal/token":   "makes sources fail on purpose",
-		"internal/tree":    "edits the document while the test runs",
+		"": "a test server is an embedded server, seen by a test",
 	},
 
 	// What answers a request.
 	"internal/admin": {
 		"internal/fleet":   "shows and picks instances",
-		"internal/journal": "streams the entries",
+		"internal/journal": "records who changed what",
 		"internal/tree":    "edits the documents",
 	},
 	"internal/server": {
@@ -74,7 +63,7 @@ var imports = map[string]map[string]string{
 	},
 	"internal/config": {
 		"internal/credential": "a source in the file is a credential.Config",
-		"internal/tree":       "a document in the file is checked when it is read",
+		"internal/tree":       "what the file sets on a document is a tree.Edit",
 	},
 	"internal/credential": {
 		"internal/issuer": "the offline issuer is a kind of credential",
