@@ -1,0 +1,40 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// debian is where e2e/run unpacks the Debian packages.
+const debian = "../dist/e2e/debian"
+
+// layer is the directory of the unpacked packages.
+func layer(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(debian)
+	if err == nil {
+		_, err = os.Stat(filepath.Join(dir, "packages"))
+	}
+	if err != nil {
+		t.Fatalf("the Debian packages are not unpacked; run e2e/run (%v)", err)
+	}
+	return dir
+}
+
+// packageVersion is the version of an unpacked package.
+func packageVersion(t *testing.T, name string) string {
+	t.Helper()
+	list, err := os.ReadFile(filepath.Join(layer(t), "packages"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(list)) {
+		if pkg, version, _ := strings.Cut(strings.TrimSpace(line), "\t"); pkg == name {
+			return version
+		}
+	}
+	t.Fatalf("the Debian package %s is not unpacked; remove dist/e2e and run e2e/run", name)
+	return ""
+}
