@@ -115,6 +115,12 @@ func (d *decoder) check(c *Config) {
 			if err := validate(c.Sources[name]); err != nil {
 				d.at(path, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 			}
+			for _, need := range c.Sources[name].Needs() {
+				d.refers(path, "source", need, slices.Sorted(maps.Keys(c.Sources)))
+			}
+			if loop := loop(c.Sources, name); loop != nil {
+				d.at(path, "it needs itself: %s", strings.Join(loop, " → "))
+			}
 		}
 	}
 
@@ -146,6 +152,23 @@ func (d *decoder) check(c *Config) {
 			d.at(path, "needs the field instance")
 		}
 	}
+}
+
+// loop returns the way from a source through those it needs back to itself, or nil.
+func loop(sources map[string]credential.Config, way ...string) []string {
+	for _, need := range sources[way[len(way)-1]].Needs() {
+		next := append(way[:len(way):len(way)], need)
+		if need == way[0] {
+			return next
+		}
+		if slices.Contains(way, need) {
+			continue // a loop of others, which is reported there
+		}
+		if found := loop(sources, next...); found != nil {
+			return found
+		}
+	}
+	return nil
 }
 
 // validate asks the credential. An issuer without an e-mail is complete here:

@@ -33,6 +33,7 @@ type Config struct {
 	Issuer    Issuer                       `yaml:"issuer"`
 	Hosts     []string                     `yaml:"hosts" is:"hosts"` // further Host names that workloads may use; "*.example.test": all below
 	Limits    Limits                       `yaml:"limits"`
+	Endpoints credential.Endpoints         `yaml:"endpoints"`
 	Sources   map[string]credential.Config `yaml:"sources"` // an issuer without an e-mail has that of the account
 	Instances []Instance                   `yaml:"instances"`
 	Listen    []Listener                   `yaml:"listen"`

@@ -186,6 +186,15 @@ func (d *decoder) place(n *yaml.Node, watched bool) {
 	}
 }
 
+// secret makes the file name of a reference like that of a file.
+func (d *decoder) secret(n *yaml.Node) {
+	if name, ok := strings.CutPrefix(n.Value, "file:"); ok {
+		n.Value = name
+		d.place(n, true)
+		n.Value = "file:" + n.Value
+	}
+}
+
 var edits = reflect.TypeFor[[]tree.Edit]()
 
 // edit decodes one line of set. A word is taken as it is written, since
@@ -229,8 +238,7 @@ func plain(n *yaml.Node) any {
 func lookup(t reflect.Type, name string) (*reflect.StructField, []string) {
 	var found *reflect.StructField
 	var names []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for _, f := range reflect.VisibleFields(t) { // those of embedded structs, too
 		if tag := tag(f); tag != "" && tag != "-" {
 			names = append(names, tag)
 			if tag == name {

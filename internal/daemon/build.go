@@ -2,9 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,9 +35,10 @@ type planned struct {
 // instance at a time.
 func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	p := &plan{routes: c.Routes, hosts: c.Hosts}
+	s := d.sources(ctx, c)
 	var errs []error
 	for _, i := range c.Instances {
-		made, err := d.planInstance(ctx, c, i)
+		made, err := d.planInstance(s, i)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("instance %q: %w", i.Name, err))
 			continue
@@ -50,7 +48,7 @@ func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	return p, errors.Join(errs...)
 }
 
-func (d *Daemon) planInstance(ctx context.Context, c *config.Config, i config.Instance) (planned, error) {
+func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	p := planned{Instance: fleet.Instance{Name: i.Name, Created: i.Created, EnforceScopes: i.EnforceScopes}}
 	if p.Created.IsZero() {
 		p.Created = fleet.BuiltinCreated
@@ -65,7 +63,7 @@ func (d *Daemon) planInstance(ctx context.Context, c *config.Config, i config.In
 			return p, fmt.Errorf("%s: %w", i.Metadata, err)
 		}
 	}
-	accounts, project, err := d.accounts(ctx, c, i, doc)
+	accounts, project, err := s.accounts(i, doc)
 	if err != nil {
 		return p, err
 	}
@@ -103,11 +101,15 @@ func (d *Daemon) planInstance(ctx context.Context, c *config.Config, i config.In
 
 // accounts opens the source of each account of an instance. Where the
 // configuration names none, those of the document get offline tokens.
-func (d *Daemon) accounts(ctx context.Context, c *config.Config, i config.Instance, doc *tree.Tree) (accounts []fleet.Account, project string, err error) {
+func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.Account, project string, err error) {
 	shown := fleet.Accounts(doc)
 	if len(i.Accounts) == 0 {
 		for _, a := range shown {
-			a.Source = d.cache.Source("offline "+a.Email, d.issuer.Source(a.Email))
+			opened, err := s.open(offline, a.Email)
+			if err != nil {
+				return nil, "", fmt.Errorf("account %q: %w", a.Email, err)
+			}
+			a.Source = opened.source
 			accounts = append(accounts, a)
 		}
 		return accounts, "", nil
@@ -116,9 +118,9 @@ func (d *Daemon) accounts(ctx context.Context, c *config.Config, i config.Instan
 		account := fleet.Account{Email: a.Email, Aliases: slices.Clone(a.Aliases), Scopes: a.Scopes}
 		if a.Name == "default" {
 			account.Aliases = append(account.Aliases, "default")
-			for _, s := range shown { // the offline issuer knows no e-mail of its own
-				if account.Email == "" && a.Source == "" && slices.Contains(s.Aliases, "default") {
-					account.Email = s.Email
+			for _, here := range shown { // the offline issuer knows no e-mail of its own
+				if account.Email == "" && a.Source == offline && slices.Contains(here.Aliases, "default") {
+					account.Email = here.Email
 				}
 			}
 		} else if a.Email != "" && a.Name != a.Email {
@@ -128,44 +130,23 @@ func (d *Daemon) accounts(ctx context.Context, c *config.Config, i config.Instan
 		}
 		slices.Sort(account.Aliases)
 		account.Aliases = slices.Compact(account.Aliases)
-		source := c.Sources[a.Source]
-		if a.Source == "" {
-			source = credential.Config{Issuer: &credential.Issuer{}}
-		}
-		if source.Issuer != nil && source.Issuer.Email == "" {
-			source.Issuer = &credential.Issuer{Email: account.Email}
-		}
-		opened, identity, err := source.Open(ctx, d.env)
+		opened, err := s.open(a.Source, account.Email)
 		if err != nil {
 			return nil, "", fmt.Errorf("account %q: source %q: %w", a.Name, a.Source, err)
 		}
 		if account.Email == "" {
-			account.Email = identity.Email
+			account.Email = opened.identity.Email
 		}
 		if account.Email == "" {
 			return nil, "", fmt.Errorf("account %q: the source does not know whose it is; give the account an email", a.Name)
 		}
 		if slices.Contains(account.Aliases, "default") {
-			project = identity.ProjectID
+			project = opened.identity.ProjectID
 		}
-		account.Source = d.cache.Source(cacheID(a.Source, account.Email, source), opened)
+		account.Source = opened.source
 		accounts = append(accounts, account)
 	}
 	return accounts, project, nil
-}
-
-// cacheID changes with everything that a source's tokens depend on, so that a
-// reload keeps the tokens of what has not changed and no others.
-func cacheID(name, email string, c credential.Config) string {
-	h := sha256.New()
-	json.NewEncoder(h).Encode(c) // file names and choices; secrets are in the files
-	for _, file := range c.Files() {
-		if f, err := os.Open(file); err == nil {
-			io.Copy(h, io.LimitReader(f, 1<<20))
-			f.Close()
-		}
-	}
-	return name + " " + email + " " + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // serve makes the plan what is served. It cannot fail.

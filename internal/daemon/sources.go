@@ -1,0 +1,90 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/gcemds/gcemds/internal/config"
+	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/token"
+)
+
+// sources opens those of a configuration, each once, and caches their tokens.
+type sources struct {
+	ctx     context.Context
+	config  *config.Config
+	cache   *token.Cache
+	env     credential.Env
+	opened  map[string]opened // by name and e-mail
+	opening []string          // that wait for the one they need
+}
+
+type opened struct {
+	source   token.Source // cached
+	identity credential.Identity
+	id       string // changes with everything that its tokens depend on
+}
+
+func (d *Daemon) sources(ctx context.Context, c *config.Config) *sources {
+	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, opened: map[string]opened{}}
+	s.env.Endpoints = c.Endpoints
+	return s
+}
+
+// offline is the name of the source of accounts that name none.
+const offline = ""
+
+// open returns the source of that name. The e-mail is for a credential that
+// can be anybody.
+func (s *sources) open(name, email string) (opened, error) {
+	c, known := s.config.Sources[name]
+	switch {
+	case name == offline:
+		c = credential.Config{Issuer: &credential.Issuer{}}
+	case !known:
+		return opened{}, fmt.Errorf("there is no source %q", name)
+	case slices.Contains(s.opening, name):
+		return opened{}, fmt.Errorf("it needs itself: %s", strings.Join(append(s.opening, name), " → "))
+	}
+	if c.Issuer == nil {
+		email = "" // whose it is, it knows itself
+	}
+	key := name + " " + email
+	if o, ok := s.opened[key]; ok {
+		return o, nil
+	}
+	s.opening = append(s.opening, name)
+	defer func() { s.opening = s.opening[:len(s.opening)-1] }()
+
+	h := sha256.New()
+	env := s.env
+	env.Email = email
+	env.Named = func(name string) (token.Source, credential.Identity, error) {
+		o, err := s.open(name, "")
+		io.WriteString(h, o.id)
+		return o.source, o.identity, err
+	}
+	source, identity, err := c.Open(s.ctx, env)
+	if err != nil {
+		return opened{}, err
+	}
+	json.NewEncoder(h).Encode(c) // names and choices; secrets are in the files
+	json.NewEncoder(h).Encode(s.config.Endpoints)
+	for _, file := range c.Files() {
+		if f, err := os.Open(file); err == nil {
+			io.Copy(h, io.LimitReader(f, 1<<20))
+			f.Close()
+		}
+	}
+	o := opened{identity: identity, id: key + " " + hex.EncodeToString(h.Sum(nil)[:16])}
+	o.source = s.cache.Source(o.id, source)
+	s.opened[key] = o
+	return o, nil
+}
