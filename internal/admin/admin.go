@@ -46,6 +46,21 @@ type Account struct {
 	Scopes  []string `json:"scopes"`
 }
 
+// A Minted is one try to get a token, without the token: where it comes from,
+// and what became of it.
+type Minted struct {
+	Source   string     `json:"source"` // its name in the configuration; "" is the offline issuer
+	Instance string     `json:"instance,omitempty"`
+	Account  string     `json:"account,omitempty"` // e-mail; "" if nobody knows
+	Aliases  []string   `json:"aliases,omitempty"`
+	Steps    []string   `json:"steps"`             // who signs, the exchange, each hop
+	Token    string     `json:"token"`             // "access token" or "ID token"
+	Scopes   []string   `json:"scopes,omitempty"`  // of an access token
+	Expiry   *time.Time `json:"expiry,omitempty"`  // nil: there is none
+	Failure  string     `json:"failure,omitempty"` // its class: unavailable, throttled, denied, configuration, clock …
+	Error    string     `json:"error,omitempty"`   // the step that failed, and what to do
+}
+
 // An Edit sets a path to a JSON value, or deletes it.
 type Edit struct {
 	Path   string          `json:"path"`

@@ -20,6 +20,7 @@ type Server struct {
 	Status   func() Status
 	Instance func(name string) *fleet.Instance // "" is the first one; nil if there is none
 	Reload   func(context.Context) error
+	WhoAmI   func(ctx context.Context, instance string) []Minted
 	Journal  *journal.Journal
 }
 
@@ -30,6 +31,7 @@ func (s *Server) Handler() http.Handler {
 		"GET /v1/status":  func(*http.Request) (any, error) { return s.Status(), nil },
 		"GET /v1/get":     s.get,
 		"POST /v1/edit":   s.edit,
+		"POST /v1/whoami": s.whoami,
 		"POST /v1/reload": func(r *http.Request) (any, error) { return struct{}{}, s.Reload(r.Context()) },
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -88,6 +90,15 @@ func (s *Server) get(r *http.Request) (any, error) {
 		v.JSON = string(n.JSON().Body)
 	}
 	return v, nil
+}
+
+// whoami mints for each account of an instance, as for a workload.
+func (s *Server) whoami(r *http.Request) (any, error) {
+	instance, err := s.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.WhoAmI(r.Context(), instance.Name), nil
 }
 
 // watchTimeout is how long one request of a watch hangs; the client asks again.

@@ -72,7 +72,7 @@ on Google Cloud, through the metadata server it already knows how to ask.`,
 	}
 	root.SetVersionTemplate("gcemds {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
-	root.AddCommand(newServe(), newGet(), newSet(), newDelete(), newApply(), newStatus(), newReload(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newGet(), newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newVersion())
 	wrapArgs(root)
 	return root
 }

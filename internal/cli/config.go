@@ -24,26 +24,37 @@ func newConfig() *cobra.Command {
 }
 
 func newConfigCheck() *cobra.Command {
+	var mint, asJSON bool
 	c := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Say everything that is wrong with a configuration",
 		Long: `Say everything that is wrong with a configuration, with the line of each fault,
-and with the documents and keys it names. Nothing is started.`,
-		Example: "  gcemds config check gcemds.yaml",
+and with the documents and keys it names. Nothing is started.
+
+With --mint, also get one token from each source, and show how: who signs, the
+exchange, each account that is impersonated; or the step that failed, and what
+to do. The tokens themselves are not shown.`,
+		Example: "  gcemds config check gcemds.yaml\n  gcemds config check --mint gcemds.yaml",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := resolve(c, args)
 			if err != nil {
 				return err
 			}
-			if err := daemon.Check(c.Context(), cfg, slog.New(slog.DiscardHandler)); err != nil {
+			minted, err := daemon.Check(c.Context(), cfg, slog.New(slog.DiscardHandler), mint)
+			if err != nil {
 				return err
+			}
+			if mint {
+				return printMinted(c.OutOrStdout(), minted, asJSON)
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), "ok")
 			return err
 		},
 	}
 	settingFlags(c)
+	c.Flags().BoolVar(&mint, "mint", false, "get a token from each source, and say how that went")
+	c.Flags().BoolVar(&asJSON, "json", false, "with --mint: print JSON")
 	return c
 }
 

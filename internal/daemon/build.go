@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 
 	"github.com/gcemds/gcemds/internal/config"
-	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/fleet"
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/server"
-	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tree"
 )
 
@@ -109,7 +105,7 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 			if err != nil {
 				return nil, "", fmt.Errorf("account %q: %w", a.Email, err)
 			}
-			a.Source = opened.source
+			a.Source = opened
 			accounts = append(accounts, a)
 		}
 		return accounts, "", nil
@@ -143,7 +139,7 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 		if slices.Contains(account.Aliases, "default") {
 			project = opened.identity.ProjectID
 		}
-		account.Source = opened.source
+		account.Source = opened
 		accounts = append(accounts, account)
 	}
 	return accounts, project, nil
@@ -191,19 +187,4 @@ func readFile(name string, limit int64) ([]byte, error) {
 		err = fmt.Errorf("%s: larger than %d bytes", name, limit)
 	}
 	return data, err
-}
-
-// Check opens and builds what a configuration names, as New does, and serves
-// nothing: it is what can be known of a configuration without listening.
-func Check(ctx context.Context, c *config.Config, log *slog.Logger) error {
-	d := &Daemon{log: log, cache: token.NewCache(token.Limits{})}
-	defer d.cache.Close()
-	var err error
-	if d.issuer, err = issuer.New(issuer.Options{}); err != nil {
-		return err
-	}
-	defer d.issuer.Close()
-	d.env = credential.Env{Client: &credential.Client{Log: log}, Issuer: d.issuer, Log: log}
-	_, err = d.plan(ctx, c)
-	return err
 }

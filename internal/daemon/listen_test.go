@@ -120,7 +120,7 @@ func TestAllFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := daemon.Check(t.Context(), c, nil); err == nil || !strings.Contains(err.Error(), `instance "vm-3"`) {
+	if _, err := daemon.Check(t.Context(), c, nil, false); err == nil || !strings.Contains(err.Error(), `instance "vm-3"`) {
 		t.Errorf("Check says: %v\nwant what New says", err)
 	}
 }

@@ -22,36 +22,39 @@ type sources struct {
 	config  *config.Config
 	cache   *token.Cache
 	env     credential.Env
-	opened  map[string]opened // by name and e-mail
-	opening []string          // that wait for the one they need
+	opened  map[string]*opened // by name and e-mail
+	opening []string           // that wait for the one they need
 }
 
+// An opened source keeps its tokens, and knows where they come from.
 type opened struct {
-	source   token.Source // cached
-	identity credential.Identity
-	id       string // changes with everything that its tokens depend on
+	token.Source // cached
+	name         string
+	identity     credential.Identity
+	id           string // changes with everything that its tokens depend on
 }
 
 func (d *Daemon) sources(ctx context.Context, c *config.Config) *sources {
-	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, opened: map[string]opened{}}
+	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, opened: map[string]*opened{}}
 	s.env.Endpoints = c.Endpoints
 	return s
 }
 
-// offline is the name of the source of accounts that name none.
+// offline is the name of the source of accounts that name none: the offline
+// issuer.
 const offline = ""
 
 // open returns the source of that name. The e-mail is for a credential that
 // can be anybody.
-func (s *sources) open(name, email string) (opened, error) {
+func (s *sources) open(name, email string) (*opened, error) {
 	c, known := s.config.Sources[name]
 	switch {
 	case name == offline:
 		c = credential.Config{Issuer: &credential.Issuer{}}
 	case !known:
-		return opened{}, fmt.Errorf("there is no source %q", name)
+		return nil, fmt.Errorf("there is no source %q", name)
 	case slices.Contains(s.opening, name):
-		return opened{}, fmt.Errorf("it needs itself: %s", strings.Join(append(s.opening, name), " → "))
+		return nil, fmt.Errorf("it needs itself: %s", strings.Join(append(s.opening, name), " → "))
 	}
 	if c.Issuer == nil {
 		email = "" // whose it is, it knows itself
@@ -68,12 +71,15 @@ func (s *sources) open(name, email string) (opened, error) {
 	env.Email = email
 	env.Named = func(name string) (token.Source, credential.Identity, error) {
 		o, err := s.open(name, "")
+		if err != nil {
+			return nil, credential.Identity{}, err
+		}
 		io.WriteString(h, o.id)
-		return o.source, o.identity, err
+		return o, o.identity, nil
 	}
 	source, identity, err := c.Open(s.ctx, env)
 	if err != nil {
-		return opened{}, err
+		return nil, err
 	}
 	json.NewEncoder(h).Encode(c) // names and choices; secrets are in the files
 	json.NewEncoder(h).Encode(s.config.Endpoints)
@@ -83,8 +89,8 @@ func (s *sources) open(name, email string) (opened, error) {
 			f.Close()
 		}
 	}
-	o := opened{identity: identity, id: key + " " + hex.EncodeToString(h.Sum(nil)[:16])}
-	o.source = s.cache.Source(o.id, source)
+	id := key + " " + hex.EncodeToString(h.Sum(nil)[:16])
+	o := &opened{s.cache.Source(id, source), name, identity, id}
 	s.opened[key] = o
 	return o, nil
 }

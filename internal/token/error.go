@@ -30,7 +30,7 @@ var kinds = [...]struct {
 	Unavailable:    {"unavailable", "temporarily_unavailable", "No token could be obtained right now; try again.", 503},
 	Throttled:      {"throttled", "temporarily_unavailable", "Too many tokens were requested; try again later.", 429},
 	Denied:         {"denied", "access_denied", "The identity provider refused to issue this token.", 403},
-	Misconfigured:  {"misconfigured", "server_error", "The credential of this account is not set up correctly; the log of the metadata server has the reason.", 500},
+	Misconfigured:  {"configuration", "server_error", "The credential of this account is not set up correctly; the log of the metadata server has the reason.", 500},
 	Clock:          {"clock", "server_error", "The clock of the metadata server is wrong; its log has the details.", 500},
 	Unsupported:    {"unsupported", "unsupported_token_type", "This account cannot issue this kind of token.", 404},
 	InvalidRequest: {"invalid request", "invalid_request", "The request for a token is not valid.", 400},
