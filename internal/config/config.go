@@ -64,11 +64,13 @@ type Issuer struct {
 	URL     string        `yaml:"url" is:"url"`    // how verifiers reach it; "": at Listen
 }
 
-// Limits bound what clients can make the server hold; all are positive.
+// Limits bound what clients can make the server hold. They are positive; of
+// those that may be left out, 0 is none.
 type Limits struct {
 	HangingGets     int `yaml:"hanging_gets"`           // waiting requests at a time
 	Connections     int `yaml:"connections"`            // open connections at a time, per listener
 	GuestAttributes int `yaml:"guest_attributes_bytes"` // of an instance
+	RefreshTokens   int `yaml:"refresh_tokens"`         // sets of scopes of an account, over all instances; 0: no limit
 }
 
 // An Instance is a machine to be served.

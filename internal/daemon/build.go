@@ -11,6 +11,7 @@ import (
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/server"
+	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tree"
 )
 
@@ -32,9 +33,13 @@ type planned struct {
 func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	p := &plan{routes: c.Routes, hosts: c.Hosts}
 	s := d.sources(ctx, c)
+	refresh := token.RefreshTokens{Limit: c.Limits.RefreshTokens}
 	var errs []error
 	for _, i := range c.Instances {
 		made, err := d.planInstance(s, i)
+		for _, a := range made.Accounts {
+			err = errors.Join(err, refresh.Add(a.Email, a.Scopes))
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("instance %q: %w", i.Name, err))
 			continue

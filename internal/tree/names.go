@@ -57,7 +57,7 @@ const maxName = 1024
 func validName(name string) error {
 	switch {
 	case name == "":
-		return errors.New("a path has an empty part; is there a double slash?")
+		return errors.New("a path has an empty part, as two slashes in a row make it")
 	case name == "." || name == "..":
 		return errors.New("a part of a path cannot be . or ..")
 	case len(name) > maxName:
