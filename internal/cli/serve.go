@@ -113,7 +113,7 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 
 	// Pages that are never touched, but that the garbage collector counts:
 	// with so small a heap it would run every few hundred requests.
-	ballast := make([]byte, 8<<20)
+	ballast := make([]byte, 16<<20)
 	defer runtime.KeepAlive(&ballast)
 
 	hangup := make(chan os.Signal, 1)

@@ -101,7 +101,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.journal = journal.New(4096, metrics.add, logTo(d.log))
+	d.journal = journal.New(1024, metrics.add, logTo(d.log))
 	d.cache = token.NewCache(token.Limits{})
 	if d.issuer, err = openIssuer(ctx, c.Issuer); err != nil {
 		return nil, fmt.Errorf("issuer: %w", err)

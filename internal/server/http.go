@@ -52,5 +52,5 @@ func addrPort(a net.Addr) netip.AddrPort {
 // Bound wraps a listener for HTTP: it accepts at most Limits.Connections at a
 // time, and ends a connection whose client does not read what it asked for.
 func (s *Server) Bound(l net.Listener) net.Listener {
-	return &boundListener{Listener: l, free: make(chan struct{}, s.limits.Connections), closed: make(chan struct{})}
+	return newBoundListener(l, s.limits.Connections)
 }

@@ -3,16 +3,36 @@ package server
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // A boundListener accepts as many connections as there are places in free;
-// further ones wait in the kernel's queue.
+// further ones wait in the kernel's queue. It also keeps the time of all of
+// them: net/http moves a deadline four times in each request, and a timer of
+// the runtime for each of these would be a good part of what a leaf costs.
 type boundListener struct {
 	net.Listener
 	free   chan struct{}
 	once   sync.Once
 	closed chan struct{}
+
+	tick  atomic.Int64 // of sweeps
+	mu    sync.Mutex
+	conns map[*boundConn]struct{}
+	sweep *time.Timer // runs while there are connections
+}
+
+// sweepEvery is how late a deadline may be.
+const sweepEvery = time.Second
+
+func newBoundListener(l net.Listener, places int) *boundListener {
+	return &boundListener{
+		Listener: l,
+		free:     make(chan struct{}, places),
+		closed:   make(chan struct{}),
+		conns:    map[*boundConn]struct{}{},
+	}
 }
 
 func (l *boundListener) Accept() (net.Conn, error) {
@@ -21,12 +41,22 @@ func (l *boundListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
+	conn, err := l.Listener.Accept()
 	if err != nil {
 		<-l.free
 		return nil, err
 	}
-	return &boundConn{Conn: c, free: l.free}, nil
+	c := &boundConn{Conn: conn, listener: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = struct{}{}
+	switch {
+	case l.sweep == nil:
+		l.sweep = time.AfterFunc(sweepEvery, l.sweepAll)
+	case len(l.conns) == 1:
+		l.sweep.Reset(sweepEvery)
+	}
+	return c, nil
 }
 
 func (l *boundListener) Close() error {
@@ -34,28 +64,83 @@ func (l *boundListener) Close() error {
 	return l.Listener.Close()
 }
 
+// sweepAll ends the reads and writes whose time is over.
+func (l *boundListener) sweepAll() {
+	now, tick := time.Now().UnixNano(), l.tick.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		c.end(now, tick)
+	}
+	if len(l.conns) > 0 {
+		l.sweep.Reset(sweepEvery)
+	}
+}
+
 // A boundConn gives up its place when it is closed, and never lets a write
-// hang: the deadline moves with the writes, at most once in a third of its
-// time, because moving it at each would cost a busy connection.
+// hang. Its read deadline is kept by the listener.
 type boundConn struct {
 	net.Conn
-	free chan struct{}
-	once sync.Once
-	next time.Time // when the deadline moves; net/http writes from one goroutine at a time
+	listener *boundListener
+	once     sync.Once
+	writing  atomic.Int64 // since that tick, plus one; 0: no write is under way
+
+	mu       sync.Mutex
+	deadline int64 // of reads, nanoseconds of the wall clock; 0: none
+	ended    bool  // reads fail until the deadline moves
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// SetReadDeadline implements net.Conn. A deadline that is over holds at once,
+// another one within a second.
+func (c *boundConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = 0
+	switch {
+	case t.IsZero():
+	case t.After(past):
+		c.deadline = t.UnixNano()
+	default: // net/http stops a read that it does not want any more
+		c.ended = true
+		return c.Conn.SetReadDeadline(t)
+	}
+	if !c.ended {
+		return nil
+	}
+	c.ended = false
+	return c.Conn.SetReadDeadline(time.Time{})
+}
+
+func (c *boundConn) end(now, tick int64) {
+	c.mu.Lock()
+	if c.deadline != 0 && c.deadline <= now && !c.ended {
+		c.ended = true
+		c.Conn.SetReadDeadline(past)
+	}
+	c.mu.Unlock()
+	if began := c.writing.Load(); began != 0 && tick-(began-1) >= int64(writeTimeout/sweepEvery) {
+		c.SetWriteDeadline(past)
+	}
 }
 
 func (c *boundConn) Write(p []byte) (int, error) {
-	if now := time.Now(); now.After(c.next) {
-		if err := c.SetWriteDeadline(now.Add(writeTimeout)); err != nil {
-			return 0, err
-		}
-		c.next = now.Add(writeTimeout / 3)
-	}
-	return c.Conn.Write(p)
+	c.writing.Store(c.listener.tick.Load() + 1)
+	n, err := c.Conn.Write(p)
+	c.writing.Store(0)
+	return n, err
 }
 
 func (c *boundConn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() { <-c.free })
+	c.once.Do(func() {
+		l := c.listener
+		l.mu.Lock()
+		delete(l.conns, c)
+		l.mu.Unlock()
+		<-l.free
+	})
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/gcemds/gcemds/internal/tree"
 )
@@ -67,11 +69,30 @@ var (
 	typeBareHTML = &contentType{"text/html"}
 )
 
+// A date is the Date header of one second.
+type date struct {
+	second int64
+	header []string
+}
+
+// dated is the last one that was made: net/http would make one for each reply.
+var dated atomic.Pointer[date]
+
+func dateOf(now time.Time) []string {
+	d, second := dated.Load(), now.Unix()
+	if d == nil || d.second != second {
+		d = &date{second, []string{now.UTC().Format(http.TimeFormat)}}
+		dated.Store(d)
+	}
+	return d.header
+}
+
 // write puts the reply on the wire. Names are assigned, not Set, because the
 // real server spells ETag and X-XSS-Protection so (section 1.4).
-func (a reply) write(w http.ResponseWriter, head bool) {
+func (a reply) write(w http.ResponseWriter, now time.Time, head bool) {
 	h := w.Header()
 	h["Metadata-Flavor"] = flavor
+	h["Date"] = dateOf(now)
 	h["Server"] = serverName
 	h["X-XSS-Protection"] = noXSS
 	h["X-Frame-Options"] = sameOrigin

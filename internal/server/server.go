@@ -85,7 +85,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if hr.ProtoMajor == 1 && hr.ProtoMinor == 0 && hr.Header["Connection"] == nil {
 		w.Header()["Connection"] = closing // net/http closes, but does not say so (section 1.2)
 	}
-	r := &request{target: newTarget(hr), http: hr, server: s, peer: peerOf(hr)}
+	p := peerOf(hr)
+	r := &p.request
+	*r = request{target: newTarget(hr), http: hr, server: s, peer: p}
 	a, err := r.answer()
 	if r.awaited != nil { // waiting here, not below, keeps the stacks of thousands small
 		a, err = r.wait()
@@ -93,11 +95,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if err != nil {
 		a = r.explain(err)
 	}
-	a.write(w, hr.Method == http.MethodHead)
+	end := time.Now()
+	a.write(w, end, hr.Method == http.MethodHead)
 	if r.awaited != nil {
 		yield(w)
 	}
-	r.record(start, a, err)
+	r.record(start, end, a, err)
+	r.http = nil // the connection may be idle for long
 }
 
 // yield sends the answer and lets others go first: thousands may have waited
@@ -112,10 +116,10 @@ func hurry(w http.ResponseWriter, now time.Time) {
 	http.NewResponseController(w).SetReadDeadline(now.Add(bodyTimeout))
 }
 
-func (r *request) record(start time.Time, a reply, err error) {
+func (r *request) record(start, end time.Time, a reply, err error) {
 	e := journal.Entry{
 		Time: start, Kind: journal.Request, Listener: r.peer.Listener, Method: r.http.Method, Path: r.path,
-		Class: a.class.String(), Status: a.status, Took: time.Since(start), Err: err,
+		Class: a.class.String(), Status: a.status, Took: end.Sub(start), Err: err,
 	}
 	if r.instance != nil {
 		e.Instance = r.instance.Name
@@ -240,12 +244,14 @@ func (r *request) missing(err error) error {
 	return err
 }
 
-// A peer is a connection: who is at its other end, and the Host header that
-// was last found to be allowed there, which spares judging each request's.
+// A peer is a connection: who is at its other end, the Host header that was
+// last found to be allowed there, which spares judging each request's, and the
+// place of the request, since there is one at a time.
 type peer struct {
 	fleet.Caller
-	host  string
-	judge *hosts
+	host    string
+	judge   *hosts
+	request request
 }
 
 func (p *peer) allows(s *Server, host string) bool {
