@@ -121,11 +121,13 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gcemds: offline issuer: %w", err)
 	}
+	s := &Server{issuer: iss, cache: token.NewCache(token.Limits{}), log: o.Logger}
+	var others func(string) token.Source
 	accounts := o.Accounts
 	if accounts == nil {
 		accounts = fleet.Accounts(doc)
+		others = func(email string) token.Source { return s.cache.Source("offline "+email, iss.Source(email)) }
 	}
-	s := &Server{issuer: iss, cache: token.NewCache(token.Limits{}), log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -151,7 +153,7 @@ func New(o Options) (*Server, error) {
 	}
 	var router fleet.Router
 	router.Set(fleet.Route{Instance: &fleet.Instance{
-		Name: "instance", Metadata: s.metadata, Accounts: owned, Created: o.Created,
+		Name: "instance", Metadata: s.metadata, Accounts: owned, Others: others, Created: o.Created,
 	}})
 	s.server = server.New(&router, nil, o.Limits)
 	s.server.SetHosts(o.Hosts...)

@@ -69,6 +69,9 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 		return p, err
 	}
 	p.Accounts = accounts
+	if len(i.Accounts) == 0 {
+		p.Others = d.others
+	}
 	if doc, err = fleet.Document(doc, accounts...); err != nil {
 		return p, err
 	}
@@ -148,6 +151,11 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 		accounts = append(accounts, account)
 	}
 	return accounts, project, nil
+}
+
+// others is the source of an account that the configuration does not name.
+func (d *Daemon) others(email string) token.Source {
+	return d.cache.Source("offline "+email, d.issuer.Source(email))
 }
 
 // serve makes the plan what is served. It cannot fail.

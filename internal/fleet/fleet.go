@@ -22,18 +22,24 @@ type Instance struct {
 	Name     string
 	Metadata *tree.Store
 	Accounts []Account
-	Created  time.Time // for identity tokens; the document does not have it
+	// Others mints for accounts that the document shows, because somebody
+	// added them while running, and Accounts does not have; nil: nobody does.
+	Others  func(email string) token.Source
+	Created time.Time // for identity tokens; the document does not have it
 	// EnforceScopes makes the scopes parameter of the token endpoint binding,
 	// as the attribute enable-access-token-enforce-scopes does.
 	EnforceScopes bool
 }
 
-// Account returns the account of that e-mail, or nil.
+// Account returns the account of an e-mail that the document shows, or nil.
 func (i *Instance) Account(email string) *Account {
 	for k := range i.Accounts {
 		if i.Accounts[k].Email == email {
 			return &i.Accounts[k]
 		}
+	}
+	if i.Others != nil && email != "" {
+		return &Account{Email: email, Source: i.Others(email)}
 	}
 	return nil
 }
@@ -77,9 +83,7 @@ func Document(doc *tree.Tree, accounts ...Account) (*tree.Tree, error) {
 			edits = append(edits,
 				tree.Edit{Path: dir + "/" + name + "/aliases", Value: list(aliases)},
 				tree.Edit{Path: dir + "/" + name + "/email", Value: a.Email},
-				tree.Edit{Path: dir + "/" + name + "/identity", Value: tree.Live("identity")},
 				tree.Edit{Path: dir + "/" + name + "/scopes", Value: list(token.Scopes(a.Scopes...))},
-				tree.Edit{Path: dir + "/" + name + "/token", Value: tree.Live("token")},
 			)
 		}
 	}

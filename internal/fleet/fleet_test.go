@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tree"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -180,5 +181,16 @@ func TestAccount(t *testing.T) {
 		if a := i.Account(name); a != nil {
 			t.Errorf("Account(%q) = %+v, want none", name, a)
 		}
+	}
+
+	var asked []string
+	i.Others = func(email string) token.Source { asked = append(asked, email); return nil }
+	if a := i.Account("c@p.test"); a == nil || a.Email != "c@p.test" {
+		t.Errorf("Account(c) = %+v, want one of Others", a)
+	}
+	i.Account("a@p.test")
+	i.Account("")
+	if !slices.Equal(asked, []string{"c@p.test"}) {
+		t.Errorf("Others was asked for %q, want only for the account that is not listed", asked)
 	}
 }

@@ -285,5 +285,6 @@ func newInstance(t testing.TB) *fleet.Instance {
 	if doc, err = fleet.Document(doc, accounts...); err != nil {
 		t.Fatal(err)
 	}
-	return &fleet.Instance{Name: "demo-instance", Metadata: tree.NewStore(doc), Accounts: accounts, Created: fleet.BuiltinCreated}
+	others := func(email string) token.Source { return cache.Source(email, iss.Source(email)) }
+	return &fleet.Instance{Name: "demo-instance", Metadata: tree.NewStore(doc), Accounts: accounts, Others: others, Created: fleet.BuiltinCreated}
 }

@@ -249,6 +249,7 @@ func (p *parser) directory(rule *rule, path string, depth int) (*Node, error) {
 		return nil, p.fault(path, errors.New("is a number, not an object"))
 	}
 	n := newDirectory(rule)
+	n.children = nil
 	for p.More() {
 		token, err := p.Token()
 		if err != nil {
@@ -273,6 +274,7 @@ func (p *parser) directory(rule *rule, path string, depth int) (*Node, error) {
 	if twice, ok := sortChildren(n.children); !ok {
 		return nil, p.fault(path, fmt.Errorf("key %q is there twice", twice))
 	}
+	n.addLeaves(rule)
 	return n, nil
 }
 

@@ -350,7 +350,18 @@ func newDirectory(rule *rule) *Node {
 	if rule.traits&indexed != 0 {
 		kind = Indexed
 	}
-	return &Node{kind: kind, traits: rule.traits, live: rule.live}
+	n := &Node{kind: kind, traits: rule.traits, live: rule.live}
+	n.addLeaves(rule)
+	return n
+}
+
+// addLeaves adds the live leaves that the rule gives a directory.
+func (n *Node) addLeaves(rule *rule) {
+	for _, live := range rule.leaves {
+		if i, found := n.find(string(live)); !found {
+			n.children = slices.Insert(n.children, i, child{string(live), &Node{live: live}})
+		}
+	}
 }
 
 // sealed makes a tree of root, in which every gated directory says whether it

@@ -94,6 +94,9 @@ func TestForms(t *testing.T) {
 		{"instance/upcoming-maintenance", `{"can_reschedule":"TRUE", "type":"SCHEDULED"}`, "", `{"can_reschedule":"TRUE","type":"SCHEDULED"}`, `{"can_reschedule":"TRUE","type":"SCHEDULED"}`},
 		{"instance/gce-workload-certificates/trust-anchors", `{"a":{"b":"c"}}`, "", "{\n \"a\": {\n  \"b\": \"c\"\n }\n}", `{"a":{"b":"c"}}`},
 		{"instance/vlan-network-interfaces", `{"0":{"5":{"vlan":5,"parentInterface":"/x"}}}`, "0/\n", "0/5/parent-interface /x\n0/5/vlan 5\n", `{"0":{"5":{"parentInterface":"/x","vlan":5}}}`},
+		{"instance/vlan-network-interfaces/0/5/vlan", `"5"`, "", "5", "5"},
+		{"instance/legacy-endpoint-access/v1beta1", `"7"`, "", "7", "7"},
+		{"instance/service-accounts/a@b", `{"email":"a@b"}`, "email\nidentity\ntoken\n", "email a@b\n", `{"email":"a@b"}`},
 		{"instance/new/key", `-1.5e300`, "", "-1.5e300", "-1.5e300"},
 	} {
 		n := lookup(t, with(t, builtin(t), Edit{test.path, json.RawMessage(test.set)}), test.path)
@@ -190,13 +193,32 @@ func TestLookupErrors(t *testing.T) {
 		"instance/tags/0":   ErrNotFound,
 		"instance//name":    ErrNotFound,
 		"instance/gce-workload-certificates/config-status":    ErrUnset,
-		"instance/gce-workload-certificates/x/y":              ErrNotFound,
+		"instance/gce-workload-certificates/config-status/x":  ErrNotFound,
+		"instance/gce-workload-certificates/x":                ErrNotFound,
 		"instance/guest-attributes/none":                      ErrNotFound,
 		"instance/network-interfaces/0/forwarded-ips/0":       ErrNotFound,
 		"instance/service-accounts/nobody@example.test/token": ErrNotFound,
 	} {
 		if n, err := tree.Lookup(path); !errors.Is(err, want) {
 			t.Errorf("Lookup(%q) = %v, %v; want %v", path, n, err, want)
+		}
+	}
+}
+
+// However an account comes into a document, it has the leaves that make tokens.
+func TestAccountLeaves(t *testing.T) {
+	tree := with(t, builtin(t),
+		Edit{"instance/service-accounts/a@b/email", "a@b"},
+		Edit{"instance/service-accounts/default", json.RawMessage(`{"email":"c@d","token":"fixed"}`)})
+	for path, want := range map[string]Live{
+		"instance/service-accounts/a@b/token":                                                "token",
+		"instance/service-accounts/a@b/identity":                                             "identity",
+		"instance/service-accounts/default/identity":                                         "identity",
+		"instance/service-accounts/default/token":                                            "", // a value of its own
+		"instance/service-accounts/123456789012-compute@developer.gserviceaccount.com/token": "token",
+	} {
+		if got := lookup(t, tree, path).Live(); got != want {
+			t.Errorf("%s is computed by %q, want %q", path, got, want)
 		}
 	}
 }
