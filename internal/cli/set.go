@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,8 +71,8 @@ func newDelete() *cobra.Command {
 
 // A batch is a file of changes that are made together.
 type batch struct {
-	Set    map[string]any `yaml:"set"`
-	Delete []string       `yaml:"delete"`
+	Set    map[string]any `yaml:"set" json:"set"`
+	Delete []string       `yaml:"delete" json:"delete"`
 }
 
 func newApply() *cobra.Command {
@@ -106,7 +107,14 @@ wrong, none. Deletions come first. FILE - is standard input.
 
 func readBatch(data []byte) ([]admin.Edit, error) {
 	var b batch
-	if err := yaml.Load(data, &b, yaml.WithKnownFields()); err != nil {
+	load := func() error { return yaml.Load(data, &b, yaml.WithKnownFields()) }
+	if json.Valid(data) { // YAML lacks its pairs of \u escapes and its numbers of any length
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		d.DisallowUnknownFields()
+		load = func() error { return d.Decode(&b) }
+	}
+	if err := load(); err != nil {
 		return nil, fmt.Errorf("not a list of changes: %w", err)
 	}
 	var edits []admin.Edit
