@@ -21,50 +21,41 @@ type query struct {
 }
 
 // parseQuery reads the parameters of section 3.1. The first of several equal
-// names counts; unknown names are ignored.
-func parseQuery(raw string) (query, error) {
+// names counts; unknown names are ignored. A value that is not URL-encoded
+// properly is one of the other values that section 3.1 has no error for.
+func parseQuery(raw string) query {
 	q := query{raw: raw}
 	if raw == "" {
-		return q, nil
+		return q
 	}
-	flag := func(name string) (bool, error) {
-		value, err := q.param(name)
-		return isTrue(value), err
+	value := func(name string) string {
+		value, _, _ := q.lookup(name)
+		return value
 	}
-	var err error
-	if q.recursive, err = flag("recursive"); err != nil {
-		return q, err
+	q.recursive, q.alt = isTrue(value("recursive")), value("alt")
+	if q.wait = isTrue(value("wait_for_change")); !q.wait {
+		return q // without waiting the others mean nothing
 	}
-	if q.alt, err = q.param("alt"); err != nil {
-		return q, err
-	}
-	if q.wait, err = flag("wait_for_change"); err != nil || !q.wait {
-		return q, err // without waiting the others mean nothing
-	}
-	if q.lastETag, q.hasLast, err = q.lookup("last_etag"); err != nil {
-		return q, err
-	}
-	seconds, err := q.param("timeout_sec")
-	if err != nil {
-		return q, err
-	}
+	q.lastETag, q.hasLast, _ = q.lookup("last_etag")
 	// What is not an integer is ignored (section 11, item 5), and so is what
 	// no clock can count.
-	if n, err := strconv.ParseInt(seconds, 10, 64); err == nil && n < int64(maxTimeout/time.Second) {
+	if n, err := strconv.ParseInt(value("timeout_sec"), 10, 64); err == nil && n < int64(maxTimeout/time.Second) {
 		q.timed, q.timeout = true, time.Duration(max(0, n))*time.Second
 	}
-	return q, nil
+	return q
 }
 
 const maxTimeout = 100 * 365 * 24 * time.Hour
 
-// param returns the value of a parameter, "" where it is absent.
+// param returns the value of a parameter that must be encoded properly, ""
+// where it is absent.
 func (q query) param(name string) (string, error) {
 	value, _, err := q.lookup(name)
 	return value, err
 }
 
-// lookup finds a parameter without decoding the others.
+// lookup finds a parameter without decoding the others. With an error, the
+// value is as it was sent.
 func (q query) lookup(name string) (value string, ok bool, err error) {
 	for rest := q.raw; rest != ""; {
 		var pair string
@@ -79,9 +70,11 @@ func (q query) lookup(name string) (value string, ok bool, err error) {
 			}
 		}
 		if strings.ContainsAny(value, "%+") {
-			if value, err = url.QueryUnescape(value); err != nil {
-				return "", true, badRequest(fmt.Sprintf("the value of %s is not URL-encoded properly", name))
+			plain, err := url.QueryUnescape(value)
+			if err != nil {
+				return value, true, badRequest(fmt.Sprintf("the value of %s is not URL-encoded properly", name))
 			}
+			value = plain
 		}
 		return value, true, nil
 	}

@@ -8,6 +8,7 @@ package server
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"runtime"
@@ -89,6 +90,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	r := &p.request
 	*r = request{target: newTarget(hr), http: hr, server: s, peer: p}
 	a, err := r.answer()
+	if r.awaited != nil && hr.ContentLength != 0 {
+		linger(w)
+	}
 	if r.awaited != nil { // waiting here, not below, keeps the stacks of thousands small
 		a, err = r.wait()
 	}
@@ -104,6 +108,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	r.http = nil // the connection may be idle for long
 }
 
+// maxIgnored bounds the body of a request that waits, in bytes.
+const maxIgnored = 64 << 10
+
 // yield sends the answer and lets others go first: thousands may have waited
 // for the same change, and each wants its answer before any of them is tidied up.
 func yield(w http.ResponseWriter) {
@@ -114,6 +121,11 @@ func yield(w http.ResponseWriter) {
 // hurry lets nobody send a body slowly.
 func hurry(w http.ResponseWriter, now time.Time) {
 	http.NewResponseController(w).SetReadDeadline(now.Add(bodyTimeout))
+}
+
+// linger takes hurry back, once the body is there and the client only waits.
+func linger(w http.ResponseWriter) {
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
 func (r *request) record(start, end time.Time, a reply, err error) {
@@ -149,9 +161,7 @@ func (r *request) answer() (reply, error) {
 	if r.instance, err = r.server.instances.Resolve(r.http.Context(), &r.peer.Caller, r.http.Host); err != nil {
 		return reply{}, err
 	}
-	if r.query, err = parseQuery(r.target.query); err != nil {
-		return reply{}, err
-	}
+	r.query = parseQuery(r.target.query)
 	return r.route()
 }
 
@@ -202,6 +212,8 @@ func allowedMethods(path string) string {
 func (r *request) read() (reply, error) {
 	n, err := r.instance.Metadata.Tree().Lookup(r.key)
 	switch {
+	case errors.Is(err, tree.ErrUnset) && r.slash():
+		return reply{}, errNotFound
 	case err != nil:
 		return reply{}, r.missing(err)
 	case n.IsDir() && !r.slash():
@@ -220,12 +232,12 @@ func (r *request) read() (reply, error) {
 	case n.IsDir() && !r.query.recursive && r.query.alt != "":
 		return reply{}, badRequest("alt on a directory needs recursive=true")
 	}
-	if r.query.wait && r.http.ContentLength != 0 {
-		// Bodies of a GET are ignored. But while one is on its way, net/http
-		// does not notice that the client has gone.
-		return reply{}, badRequest("a request that waits cannot have a body")
-	}
 	if r.query.wait {
+		// Bodies of a GET are ignored (section 1.2). But while one is on its
+		// way, net/http does not notice that the client has gone.
+		if n, err := io.CopyN(io.Discard, r.http.Body, maxIgnored); n == maxIgnored || err != io.EOF {
+			return reply{}, badRequest("a request that waits cannot have such a body")
+		}
 		r.awaited = n
 		return reply{}, nil
 	}

@@ -248,7 +248,9 @@ func TestRepeatedParameters(t *testing.T) {
 	} {
 		want(t, query, get(s, "instance/scheduling/?"+query), 200, body)
 	}
-	want(t, "a broken escape", get(s, "instance/scheduling/?recursive=%zz"), 400, "recursive")
+	want(t, "a broken escape", get(s, "instance/scheduling/?recursive=%zz"), 200, "automatic-restart\n")
+	want(t, "a broken escape in alt", get(s, "instance/name?alt=%zz"), 200, "demo-instance")
+	want(t, "a broken escape in alt of a directory", get(s, "instance/scheduling/?alt=%zz"), 400, "recursive=true")
 	want(t, "a broken escape elsewhere", get(s, "instance/scheduling/?x=%zz&%zz=1&%&recursive=true"), 200, `{"automaticRestart"`)
 }
 

@@ -137,9 +137,9 @@ func TestHangingGetsAreBounded(t *testing.T) {
 }
 
 // While a body is on its way, nobody notices that the client has gone: a
-// request with one does not hang.
+// request does not hang before it is there, nor for a large one.
 func TestWaitWithBody(t *testing.T) {
-	for _, rest := range []string{"Content-Length: 4\r\n\r\nbody", "Content-Length: 4\r\n\r\nbo", "Transfer-Encoding: chunked\r\n\r\n"} {
+	for _, rest := range []string{"Content-Length: 4\r\n\r\nbo", "Transfer-Encoding: chunked\r\n\r\n", "Content-Length: 65536\r\n\r\n" + strings.Repeat("x", 65536)} {
 		synctest.Test(t, func(t *testing.T) {
 			s := serverOf(plain(t), nil, server.Limits{})
 			w := servePipes(t.Context(), t, s).dial(t)
@@ -149,6 +149,21 @@ func TestWaitWithBody(t *testing.T) {
 			}
 			if s.Waiting() != 0 {
 				t.Errorf("%q: %d requests hang", rest, s.Waiting())
+			}
+		})
+	}
+}
+
+// The body of a GET is ignored, also while it waits, and does not shorten the wait.
+func TestWaitAfterBody(t *testing.T) {
+	for _, rest := range []string{"Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := serverOf(plain(t), nil, server.Limits{})
+			w := servePipes(t.Context(), t, s).dial(t)
+			begin := time.Now()
+			w.send(t, "GET %s&timeout_sec=60 HTTP/1.1\r\n%s%s", v1+waiting, head, rest)
+			if res, body := w.receive(t); res.StatusCode != 200 || time.Since(begin) != time.Minute {
+				t.Errorf("%q = %d %q after %v, want 200 after a minute", rest, res.StatusCode, body, time.Since(begin))
 			}
 		})
 	}
