@@ -241,6 +241,9 @@ func loginSession(path string) (string, bool) {
 // loginSession answers the two steps of a second factor. A session's id says
 // whose it is, so the server keeps none.
 func (r *request) loginSession(name string) (reply, error) {
+	if _, err := r.instance.Metadata.Tree().Lookup("oslogin/users"); err != nil {
+		return reply{}, err // OS Login is off, whatever is asked
+	}
 	body, err := io.ReadAll(io.LimitReader(r.http.Body, 16<<10))
 	var asked struct {
 		Email       string   `json:"email"`

@@ -271,6 +271,8 @@ func TestOSLoginOff(t *testing.T) {
 		want(t, query, get(s, "oslogin/"+query), 404, "was not found")
 	}
 	want(t, "a session", do(s, request("POST", "oslogin/authenticate/sessions/start", `{"email":"ann@example.test"}`)), 404, "")
+	want(t, "a session without a body", do(s, request("POST", "oslogin/authenticate/sessions/start", "")), 404, "")
+	want(t, "a session that goes on", do(s, request("POST", "oslogin/authenticate/sessions/x/continue", "no JSON")), 404, "")
 	want(t, "groups by e-mail", get(s, "oslogin/groups?email=ann@example.test"), 404, "")
 }
 

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/server"
+	"github.com/gcemds/gcemds/internal/tree"
 )
 
 // pipes is a listener in memory, for tests with a clock of their own.
@@ -285,7 +287,7 @@ func TestSlowClients(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				i := plain(t)
+				i := plain(t, tree.Edit{Path: "oslogin/users", Value: json.RawMessage(loginUsers)})
 				l := servePipes(t.Context(), t, serverOf(i, nil, server.Limits{}))
 				begin := time.Now()
 				w := l.dial(t)

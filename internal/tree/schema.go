@@ -28,47 +28,50 @@ var rows = []struct {
 	traits  trait
 	more    odd
 }{
-	{"instance/attributes", raw, odd{}},                                          // 3.3
-	{"instance/attributes/*", text, odd{}},                                       // 3.3
-	{"project/attributes", raw, odd{}},                                           // 3.3
-	{"project/attributes/*", text, odd{}},                                        // 3.3
-	{"instance/service-accounts", raw, odd{}},                                    // 3.3
-	{"instance/service-accounts/*", 0, odd{leaves: []Live{"identity", "token"}}}, // 5.1
-	{"instance/guest-attributes", raw | quiet, odd{gate: guestAttributes}},       // 4.8
-	{"instance/guest-attributes/*", raw | deep | text, odd{}},                    // 4.8
-	{"instance/partner-attributes", raw | deep, odd{}},                           // 4.9
-	{"instance/tags", jsonFirst, odd{}},                                          // 3.2
-	{"instance/id", number, odd{}},                                               // 3.3
-	{"instance/remaining-cpu-time", number, odd{}},                               // 3.3
-	{"project/numeric-project-id", number, odd{}},                                // 3.3
-	{"instance/disks", indexed, odd{}},                                           // 2.2
-	{"instance/disks/*/index", number, odd{}},                                    // 3.3
-	{"instance/licenses", indexed, odd{}},                                        // 2.2
-	{"instance/licenses/*/id", text, odd{}},                                      // 3.3
-	{"instance/virtual-clock/drift-token", text, odd{}},                          // 3.3
-	{"instance/network-interfaces", indexed, odd{}},                              // 2.2
-	{"instance/network-interfaces/*/mtu", number, odd{}},                         // 3.3
-	{"instance/vlan-network-interfaces/*/*/vlan", number, odd{}},
-	{"instance/vlan-network-interfaces/*/*/mtu", number, odd{}},
-	{"instance/legacy-endpoint-access/*", number, odd{}},
-	{"instance/network-interfaces/*/access-configs", indexed, odd{}},  // 2.2
-	{"instance/network-interfaces/*/forwarded-ips", indexed, odd{}},   // 2.2
-	{"instance/network-interfaces/*/forwarded-ipv6s", indexed, odd{}}, // 2.2
-	{"instance/network-interfaces/*/ip-aliases", indexed, odd{}},      // 2.2
-	{"instance/credentials", unrecursed, odd{}},                       // 11, item 10
-	{"instance/credentials/*", object, odd{}},                         // 8
-	{"instance/gce-workload-certificates", unrecursed, odd{}},         // 4.9
-	{"instance/gce-workload-certificates/config-status", object | pretty | unsettable, odd{}},
-	{"instance/gce-workload-certificates/trust-anchors", object | pretty | unsettable, odd{}},
-	{"instance/gce-workload-certificates/workload-identities", object | pretty | unsettable, odd{}},
-	{"instance/platform-security", unlisted, odd{}},                                         // 4.2
-	{"instance/platform-security/*", object, odd{}},                                         // 4.2
-	{"instance/shutdown-details", unrecursed, odd{}},                                        // 11, item 10
-	{"instance/upcoming-maintenance", object | unrecursed, odd{implied: `"NONE"`}},          // 11, items 9 and 10
-	{"universe", unlisted, odd{implied: `{"universe-domain":"googleapis.com"}`}},            // 4.5
-	{"oslogin/users", object | unlisted, odd{live: "oslogin-users"}},                        // 4.4
-	{"oslogin/groups", object | unlisted, odd{live: "oslogin-groups"}},                      // 4.4
-	{"oslogin/authorize", object | unlisted, odd{live: "oslogin-authorize", implied: "{}"}}, // 4.4
+	{"instance/attributes", raw, odd{}},                                                             // 3.3
+	{"instance/attributes/*", text, odd{}},                                                          // 3.3
+	{"project/attributes", raw, odd{}},                                                              // 3.3
+	{"project/attributes/*", text, odd{}},                                                           // 3.3
+	{"instance/service-accounts", raw, odd{}},                                                       // 3.3
+	{"instance/service-accounts/*", 0, odd{leaves: []Live{"identity", "token"}}},                    // 5.1
+	{"instance/guest-attributes", raw | quiet, odd{gate: guestAttributes}},                          // 4.8
+	{"instance/guest-attributes/*", raw | deep | text, odd{}},                                       // 4.8
+	{"instance/partner-attributes", raw | deep, odd{}},                                              // 4.9
+	{"instance/tags", jsonFirst, odd{}},                                                             // 3.2
+	{"instance/id", number, odd{}},                                                                  // 3.3
+	{"instance/remaining-cpu-time", number, odd{}},                                                  // 3.3
+	{"project/numeric-project-id", number, odd{}},                                                   // 3.3
+	{"instance/disks", indexed, odd{}},                                                              // 2.2
+	{"instance/disks/*/index", number, odd{}},                                                       // 3.3
+	{"instance/licenses", indexed, odd{}},                                                           // 2.2
+	{"instance/licenses/*/id", text, odd{}},                                                         // 3.3
+	{"instance/virtual-clock/drift-token", text, odd{}},                                             // 3.3
+	{"instance/network-interfaces", indexed, odd{}},                                                 // 2.2
+	{"instance/network-interfaces/*/mtu", number, odd{}},                                            // 3.3
+	{"instance/vlan-network-interfaces/*/*/vlan", number, odd{}},                                    // 4.3
+	{"instance/vlan-network-interfaces/*/*/mtu", number, odd{}},                                     // 4.3
+	{"instance/legacy-endpoint-access/*", number, odd{}},                                            // 3.3
+	{"instance/network-interfaces/*/access-configs", indexed, odd{}},                                // 2.2
+	{"instance/network-interfaces/*/forwarded-ips", indexed, odd{}},                                 // 2.2
+	{"instance/network-interfaces/*/forwarded-ipv6s", indexed, odd{}},                               // 2.2
+	{"instance/network-interfaces/*/ip-aliases", indexed, odd{}},                                    // 2.2
+	{"instance/credentials", unrecursed, odd{}},                                                     // 11, item 10
+	{"instance/credentials/*", object, odd{}},                                                       // 8
+	{"instance/gce-workload-certificates", unrecursed, odd{}},                                       // 4.9
+	{"instance/gce-workload-certificates/config-status", object | pretty | unsettable, odd{}},       // 4.9
+	{"instance/gce-workload-certificates/trust-anchors", object | pretty | unsettable, odd{}},       // 4.9
+	{"instance/gce-workload-certificates/workload-identities", object | pretty | unsettable, odd{}}, // 4.9
+	{"instance/workload-certificates-config-status", object | pretty | unrecursed, odd{}},           // 4.2
+	{"instance/workload-identities", object | pretty | unrecursed, odd{}},                           // 4.2
+	{"instance/workload-trusted-root-certs", object | pretty | unrecursed, odd{}},                   // 4.2
+	{"instance/platform-security", unlisted, odd{}},                                                 // 4.2
+	{"instance/platform-security/*", object, odd{}},                                                 // 4.2
+	{"instance/shutdown-details", unrecursed, odd{}},                                                // 11, item 10
+	{"instance/upcoming-maintenance", object | unrecursed, odd{implied: `"NONE"`}},                  // 11, items 9 and 10
+	{"universe", unlisted, odd{implied: `{"universe-domain":"googleapis.com"}`}},                    // 4.5
+	{"oslogin/users", object | unlisted, odd{live: "oslogin-users"}},                                // 4.4
+	{"oslogin/groups", object | unlisted, odd{live: "oslogin-groups"}},                              // 4.4
+	{"oslogin/authorize", object | unlisted, odd{live: "oslogin-authorize", implied: "{}"}},         // 4.4
 }
 
 // guestAttributes is the attribute that opens instance/guest-attributes.

@@ -94,6 +94,7 @@ func TestForms(t *testing.T) {
 		{"instance/upcoming-maintenance", `{"can_reschedule":"TRUE", "type":"SCHEDULED"}`, "", `{"can_reschedule":"TRUE","type":"SCHEDULED"}`, `{"can_reschedule":"TRUE","type":"SCHEDULED"}`},
 		{"instance/gce-workload-certificates/trust-anchors", `{"a":{"b":"c"}}`, "", "{\n \"a\": {\n  \"b\": \"c\"\n }\n}", `{"a":{"b":"c"}}`},
 		{"instance/vlan-network-interfaces", `{"0":{"5":{"vlan":5,"parentInterface":"/x"}}}`, "0/\n", "0/5/parent-interface /x\n0/5/vlan 5\n", `{"0":{"5":{"parentInterface":"/x","vlan":5}}}`},
+		{"instance/workload-identities", `{"a_b":{}}`, "", "{\n \"a_b\": {}\n}", `{"a_b":{}}`},
 		{"instance/vlan-network-interfaces/0/5/vlan", `"5"`, "", "5", "5"},
 		{"instance/legacy-endpoint-access/v1beta1", `"7"`, "", "7", "7"},
 		{"instance/service-accounts/a@b", `{"email":"a@b"}`, "email\nidentity\ntoken\n", "email a@b\n", `{"email":"a@b"}`},
