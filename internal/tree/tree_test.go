@@ -1,9 +1,11 @@
 package tree
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -39,36 +41,85 @@ func with(t testing.TB, tree *Tree, edits ...Edit) *Tree {
 	return edited
 }
 
-// What goes in comes out: the recursive answer is the document.
+// What goes in comes out: the recursive answer is the document, whatever its
+// year, whether or not it is wrapped, and with keys spelt either way.
 func TestDocumentSurvives(t *testing.T) {
-	doc, err := os.ReadFile("../../testdata/corpus/default-instance.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	compact := func(doc []byte) string {
-		dec := json.NewDecoder(strings.NewReader(string(doc)))
-		dec.UseNumber()
-		var v any
-		if err := dec.Decode(&v); err != nil {
+	for _, file := range documents(t) {
+		doc, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		var b strings.Builder
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		enc.Encode(v)
-		return strings.TrimSpace(b.String())
+		want := compact(t, doc)
+		first, err := Parse(doc)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		spelt, err := json.Marshal(pathNames(first.root))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for form, doc := range map[string]string{
+			"as it is":        string(doc),
+			"wrapped":         "{\"computeMetadata\":\n{\"v1\":" + string(doc) + "}}",
+			"with path names": string(spelt),
+		} {
+			tree, err := Parse([]byte(doc))
+			if err != nil {
+				t.Errorf("%s, %s: %v", file, form, err)
+				continue
+			}
+			if got := string(tree.root.JSON().Body); got != want {
+				t.Errorf("%s, %s, prints\n%s\nwant\n%s", file, form, got, want)
+			}
+			if got, want := tree.root.ETag(true), first.root.ETag(true); got != want {
+				t.Errorf("%s, %s, has the ETag %s, want %s", file, form, got, want)
+			}
+		}
 	}
-	want := compact(doc)
-	if got := string(builtin(t).root.JSON().Body); got != want {
-		t.Errorf("recursive JSON =\n%s\nwant\n%s", got, want)
+}
+
+// documents are those of the built-in machine and of others.
+func documents(t testing.TB) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/documents/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal("there are no documents in testdata", err)
 	}
-	wrapped, err := Parse([]byte("{\"computeMetadata\":\n{\"v1\":" + string(doc) + "}}"))
-	if err != nil {
-		t.Fatalf("a document inside computeMetadata.v1: %v", err)
+	return append(files, "../../testdata/corpus/default-instance.json")
+}
+
+func compact(t testing.TB, doc []byte) string {
+	t.Helper()
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		t.Fatal(err)
 	}
-	if got := string(wrapped.root.JSON().Body); got != want {
-		t.Errorf("a wrapped document prints\n%s\nwant\n%s", got, want)
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.Encode(v)
+	return strings.TrimSpace(b.String())
+}
+
+// pathNames is the document below n with keys as in paths.
+func pathNames(n *Node) any {
+	if !n.IsDir() {
+		return json.RawMessage(n.JSON().Body)
 	}
+	object, list := map[string]any{}, []any{}
+	for name, child := range n.Children {
+		if child.live == "" {
+			object[name] = pathNames(child)
+			list = append(list, object[name])
+		}
+	}
+	if n.kind == Indexed {
+		return list
+	}
+	return object
 }
 
 // Each form of a key, before and after an edit.
@@ -378,11 +429,13 @@ func BenchmarkLookup(b *testing.B) {
 }
 
 func FuzzParse(f *testing.F) {
-	doc, err := os.ReadFile("../../testdata/corpus/default-instance.json")
-	if err != nil {
-		f.Fatal(err)
+	for _, file := range documents(f) {
+		doc, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(doc)
 	}
-	f.Add(doc)
 	for _, seed := range []string{"", "{}", `{"instance":{"disks":[]}}`, `{"computeMetadata":{"v1":{"project":{}}}}`,
 		`{"instance":{"tags":["a"],"id":1e5,"x":true,"y":{"z":[]}}}`, `{"instance":{"attributes":{"a":{"b":null}}}}`} {
 		f.Add([]byte(seed))
