@@ -25,11 +25,12 @@ func newSet() *cobra.Command {
 		Long: `Change a value of a server that runs on this machine. Whoever waits for a change
 of it is answered. The change stays until the server ends, also over reloads.
 
-VALUE - reads it from standard input.`,
+VALUE - reads it from standard input. A VALUE that begins with - comes after --.`,
 		Example: `  gcemds set instance/attributes/env dev
   gcemds set instance/maintenance-event MIGRATE_ON_HOST_MAINTENANCE
   gcemds set instance/tags --json '["web","test"]'
-  gcemds set instance/attributes/startup-script - < startup.sh`,
+  gcemds set instance/attributes/startup-script - < startup.sh
+  gcemds set instance/remaining-cpu-time -- -1`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: r.completePath,
 		RunE: func(c *cobra.Command, args []string) error {

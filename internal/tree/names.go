@@ -53,9 +53,12 @@ func isUpper(r rune) bool { return 'A' <= r && r <= 'Z' }
 // maxName is generous: the API allows 128 bytes for attribute keys.
 const maxName = 1024
 
-// validName refuses names that no request path could carry or no listing show.
-func validName(name string) error {
+// validName refuses names that no request path could carry, no listing show
+// or that have no JSON form.
+func (r *rule) validName(name string) error {
 	switch {
+	case r.traits&raw == 0 && strings.Trim(name, "-") == "" && name != "":
+		return errors.New("a name here cannot be of hyphens alone")
 	case name == "":
 		return errors.New("a path has an empty part, as two slashes in a row make it")
 	case name == "." || name == "..":

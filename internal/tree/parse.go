@@ -259,7 +259,7 @@ func (p *parser) directory(rule *rule, path string, depth int) (*Node, error) {
 		if rule.traits&raw == 0 {
 			name = hyphenated(name)
 		}
-		if err := validName(name); err != nil {
+		if err := rule.validName(name); err != nil {
 			return nil, p.fault(path, fmt.Errorf("key %q: %w", name, err))
 		}
 		node, err := p.value(rule.step(name), join(path, name), depth+1)
@@ -304,7 +304,7 @@ func (p *parser) array(rule *rule, path string, depth int) (*Node, error) {
 		switch {
 		case n.kind == Indexed:
 			if i > 0 && node.IsDir() != n.children[0].node.IsDir() {
-				return nil, p.fault(path, errors.New("a list holds strings or objects, not both"))
+				return nil, p.fault(path, errMixed)
 			}
 			n.children = append(n.children, child{name, node})
 		case node.kind != Leaf || node.literal:

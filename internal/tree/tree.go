@@ -296,8 +296,14 @@ func (n *Node) edited(rule *rule, path, rest string, value any) (*Node, error) {
 	if node == old {
 		return n, nil
 	}
-	return n.with(name, node), nil
+	edited := n.with(name, node)
+	if edited.kind == Indexed && slices.ContainsFunc(edited.children, func(c child) bool { return c.node.IsDir() != edited.children[0].node.IsDir() }) {
+		return nil, errMixed
+	}
+	return edited, nil
 }
+
+var errMixed = errors.New("a list holds strings or objects, not both")
 
 // checkName refuses names that could never be asked for.
 func (n *Node) checkName(rule *rule, name string) error {
@@ -309,7 +315,7 @@ func (n *Node) checkName(rule *rule, name string) error {
 		}
 		return nil
 	}
-	if err := validName(name); err != nil {
+	if err := rule.validName(name); err != nil {
 		return err
 	}
 	if hyphens := hyphenated(name); rule.traits&raw == 0 && hyphens != name {

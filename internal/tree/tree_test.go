@@ -185,6 +185,7 @@ func TestEditErrors(t *testing.T) {
 		{"instance/disks/7", `{}`, "index 7 is past the end; the next free one is 1"},
 		{"instance/disks/x", `{}`, "is not an index"},
 		{"instance/disks/01", `{}`, "is not an index"},
+		{"instance/new", `[{"a":"b"},"x"]`, "strings or objects, not both"},
 		{"instance/id", `"abc"`, `is a number; "abc" is not`},
 		{"instance/id", `{}`, "is a number"},
 		{"instance/machineType", `"x"`, `"machine-type", not "machineType"`},
@@ -192,6 +193,7 @@ func TestEditErrors(t *testing.T) {
 		{"instance/attributes/x", `["a"]`, "values here are strings"},
 		{"instance/attributes/x", `null`, "null is not a value"},
 		{"instance//x", `"y"`, "empty part"},
+		{"instance/--", `"y"`, "hyphens alone"},
 		{"instance/../x", `"y"`, "cannot be . or .."},
 		{"instance/a\nb", `"y"`, "control characters"},
 		{"instance/scheduling", `{"a":1`, "ends too early"},
@@ -273,6 +275,16 @@ func TestAccountLeaves(t *testing.T) {
 			t.Errorf("%s is computed by %q, want %q", path, got, want)
 		}
 	}
+}
+
+// What an edit makes of a list is what a document could have.
+func TestListsAreOfOneKind(t *testing.T) {
+	const list = "instance/network-interfaces/0/forwarded-ips"
+	strings := with(t, builtin(t), Edit{list, []string{"10.0.0.1"}})
+	if _, err := strings.With(Edit{list + "/1", map[string]string{"a": "b"}}); !errors.Is(err, errMixed) {
+		t.Errorf("an object among strings: %v, want %v", err, errMixed)
+	}
+	with(t, strings, Edit{list + "/0", map[string]string{"a": "b"}}, Edit{list + "/0/c", "d"})
 }
 
 // Guest attributes are behind an attribute, the instance's before the
@@ -469,12 +481,17 @@ func FuzzEdit(f *testing.F) {
 	f.Add("instance/attributes/a", "b", "instance/disks/0")
 	f.Add("instance/network-interfaces/1", "x", "instance")
 	f.Add("", "", "/")
+	f.Add("instance/disks/1", "x", "instance/disks/0")
+	f.Add("instance/service-accounts/a@b/email", "a@b", "instance/service-accounts/default/token")
 	f.Fuzz(func(t *testing.T, path, value, gone string) {
 		doc := builtin(t)
 		edited, err := doc.With(Edit{path, value})
 		if err == nil {
 			if n, err := edited.Lookup(path); err == nil && n.Kind() == Leaf && n.Value() != value {
 				t.Errorf("set %q = %q, got %q", path, value, n.Value())
+			}
+			if _, err := Parse(edited.root.JSON().Body); err != nil {
+				t.Errorf("set %q = %q: what it prints is no document: %v", path, value, err)
 			}
 			doc = edited
 		}
