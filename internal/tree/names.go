@@ -2,7 +2,9 @@ package tree
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // camelCase is the JSON form of a path name: external-ip → externalIp
@@ -53,16 +55,24 @@ func isUpper(r rune) bool { return 'A' <= r && r <= 'Z' }
 // maxName is generous: the API allows 128 bytes for attribute keys.
 const maxName = 1024
 
-// validName refuses names that no request path could carry, no listing show
-// or that have no JSON form.
+// validName refuses the names of children that have no path or JSON form.
 func (r *rule) validName(name string) error {
+	err := validName(name)
+	if json := camelCase(name); err == nil && r.traits&raw == 0 && json != name && validName(json) != nil {
+		return fmt.Errorf("a name cannot be %q in JSON; it needs letters", json)
+	}
+	return err
+}
+
+// validName refuses names that no request path could carry or no listing show.
+func validName(name string) error {
 	switch {
-	case r.traits&raw == 0 && strings.Trim(name, "-") == "" && name != "":
-		return errors.New("a name here cannot be of hyphens alone")
 	case name == "":
 		return errors.New("a path has an empty part, as two slashes in a row make it")
 	case name == "." || name == "..":
 		return errors.New("a part of a path cannot be . or ..")
+	case !utf8.ValidString(name):
+		return errors.New("a name is not UTF-8")
 	case len(name) > maxName:
 		return errors.New("a name is longer than 1024 bytes")
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }):
