@@ -70,7 +70,7 @@ func validName(name string) error {
 	case name == "":
 		return errors.New("a path has an empty part, as two slashes in a row make it")
 	case name == "." || name == "..":
-		return errors.New("a part of a path cannot be . or ..")
+		return errors.New("a part of a path cannot be . or .. alone")
 	case !utf8.ValidString(name):
 		return errors.New("a name is not UTF-8")
 	case len(name) > maxName:
