@@ -83,7 +83,7 @@ func (s *Server) get(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, err
 	case n.Live() != "":
-		return nil, &Error{Status: http.StatusBadRequest, Msg: path + ": this value is made at each request; ask the metadata server itself for it"}
+		return nil, &Error{Status: http.StatusBadRequest, Msg: path + ": this value is made at each request; ask the metadata server itself for it: curl -H 'Metadata-Flavor: Google' http://$GCE_METADATA_HOST/computeMetadata/v1/" + path}
 	}
 	v := Value{Text: string(n.Text(recursive).Body), ETag: n.ETag(recursive || !n.IsDir()), Dir: n.IsDir()}
 	if recursive || !n.IsDir() {

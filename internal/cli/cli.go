@@ -61,11 +61,15 @@ func newRoot() *cobra.Command {
 		Use:   "gcemds",
 		Short: "The metadata server of Google Cloud, anywhere",
 		Long: `gcemds gives any program the metadata and the Google identity it would have
-on Google Cloud, through the metadata server it already knows how to ask.`,
-		Example: `  gcemds serve                                  a virtual machine, no file, no key, no network
-  gcemds serve --key sa.json                    the same with real tokens
-  gcemds set instance/attributes/env dev        change it while it runs
-  gcemds get instance/attributes/ --watch       see changes as they come`,
+on Google Cloud, through the metadata server it already knows how to ask.
+
+Results go to stdout, everything else to stderr. The exit code is 0 when it
+worked, 1 when it did not (stderr says why), and 2 when the command line is
+wrong.`,
+		Example: `  gcemds serve                             # a virtual machine: no file, no key, no network
+  gcemds serve --key sa.json               # the same with real tokens
+  gcemds set instance/attributes/env dev   # change it while it runs
+  gcemds get instance/attributes/ --watch  # see changes as they come`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
@@ -109,8 +113,13 @@ type remote struct {
 }
 
 func (r *remote) flags(c *cobra.Command) {
-	c.Flags().StringVar(&r.socket, "admin", "", "socket of the daemon's control API [GCEMDS_ADMIN]")
-	c.Flags().StringVarP(&r.instance, "instance", "i", "", "instance; default the first")
+	c.Flags().StringVar(&r.socket, "admin", "", "`PATH` of the socket of a server's control API [GCEMDS_ADMIN]")
+}
+
+// instanceFlags are for a command that is about one instance.
+func (r *remote) instanceFlags(c *cobra.Command) {
+	r.flags(c)
+	c.Flags().StringVarP(&r.instance, "instance", "i", "", "`NAME` of the instance; default the first")
 }
 
 func (r *remote) client() *admin.Client {

@@ -162,7 +162,7 @@ func TestHelp(t *testing.T) {
 func checkExample(t *testing.T, name, line string) {
 	t.Helper()
 	line = strings.TrimSpace(line)
-	for _, end := range []string{"   ", " > ", " < "} { // explanation, redirection
+	for _, end := range []string{" # ", " > ", " < "} { // explanation, redirection
 		line, _, _ = strings.Cut(line, end)
 	}
 	args := strings.Fields(strings.ReplaceAll(line, "'", ""))[1:]

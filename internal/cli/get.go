@@ -44,7 +44,7 @@ or you interrupt.`,
 			return nil
 		},
 	}
-	r.flags(c)
+	r.instanceFlags(c)
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "print every change; a directory is watched with all below it")
 	c.Flags().BoolVarP(&recursive, "recursive", "r", false, "a directory with all below it")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON; of a directory, with all below it")

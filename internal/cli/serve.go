@@ -33,7 +33,8 @@ small virtual machine with one service account, whose tokens come from an
 offline issuer: no file, no key and no network are needed.
 
 The configuration and every file it names are read again when they change, and
-on SIGHUP. Flags win over variables, variables over the file.`,
+on SIGHUP; one that is wrong changes nothing. Flags win over variables, variables
+over the file.`,
 		Example: `  gcemds serve
   gcemds serve --key sa.json
   gcemds serve --metadata vm-1.json --set instance/attributes/env=dev
@@ -57,20 +58,30 @@ func settingFlags(c *cobra.Command) {
 		if s.Default != "" {
 			help += "; default " + s.Default
 		}
+		if s.Many {
+			help += "; may be repeated"
+		}
 		if s.Env != "" {
 			help += " [" + s.Env + "]"
 		}
-		help = "`" + s.Value + "` " + help
-		switch {
-		case s.Value == "":
-			c.Flags().Bool(s.Name, false, strings.TrimPrefix(help, "`` "))
-		case s.Many:
-			c.Flags().StringArray(s.Name, nil, help)
-		default:
-			c.Flags().String(s.Name, "", help)
+		if s.Value == "" {
+			c.Flags().Bool(s.Name, false, help)
+		} else {
+			c.Flags().Var(&words{kind: s.Value}, s.Name, help)
 		}
 	}
 }
+
+// words are the values of a flag, in the order given; what may be given once
+// has its last. The kind is what help shows in the place of a value.
+type words struct {
+	kind string
+	list []string
+}
+
+func (w *words) Set(value string) error { w.list = append(w.list, value); return nil }
+func (w *words) String() string         { return strings.Join(w.list, ",") }
+func (w *words) Type() string           { return w.kind }
 
 // given returns the settings that the command line has.
 func given(c *cobra.Command) map[string][]string {
@@ -80,8 +91,8 @@ func given(c *cobra.Command) map[string][]string {
 		if f == nil || !f.Changed {
 			continue
 		}
-		if many, err := c.Flags().GetStringArray(s.Name); err == nil {
-			values[s.Name] = many
+		if w, ok := f.Value.(*words); ok {
+			values[s.Name] = w.list
 		} else {
 			values[s.Name] = []string{f.Value.String()}
 		}

@@ -49,7 +49,7 @@ VALUE - reads it from standard input. A VALUE that begins with - comes after --.
 			return r.client().Edit(c.Context(), r.instance, admin.Edit{Path: args[0], Value: value})
 		},
 	}
-	r.flags(c)
+	r.instanceFlags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "VALUE is JSON: a number, a list, an object")
 	return c
 }
@@ -66,7 +66,7 @@ func newDelete() *cobra.Command {
 			return r.client().Edit(c.Context(), r.instance, admin.Edit{Path: args[0], Delete: true})
 		},
 	}
-	r.flags(c)
+	r.instanceFlags(c)
 	return c
 }
 
@@ -102,7 +102,7 @@ wrong, none. Deletions come first. FILE - is standard input.
 			return r.client().Edit(c.Context(), r.instance, edits...)
 		},
 	}
-	r.flags(c)
+	r.instanceFlags(c)
 	return c
 }
 

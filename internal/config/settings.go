@@ -36,7 +36,7 @@ var Settings = []Setting{
 	{Name: "metadata", Env: "GCEMDS_METADATA", Value: "FILE", Help: "document of the first instance", apply: first("metadata")},
 	{Name: "set", Value: "PATH=TEXT", Many: true, Help: "set a path in the document of the first instance", apply: set},
 	{Name: "key", Env: "GCEMDS_KEY", Value: "FILE", Help: "service account key for the default account of the first instance", apply: key},
-	{Name: "enforce-scopes", Env: "GCEMDS_ENFORCE_SCOPES", Help: "refuse tokens for scopes that the account does not have", apply: each("instances", "enforce_scopes")},
+	{Name: "enforce-scopes", Env: "GCEMDS_ENFORCE_SCOPES", Help: "mint tokens of exactly the scopes that a request asks for, and refuse those that the account does not have", apply: each("instances", "enforce_scopes")},
 	{Name: "admin", Env: "GCEMDS_ADMIN", Value: "PATH", Help: "socket of the control API", apply: at("admin", "socket")},
 	{Name: "admin-http", Env: "GCEMDS_ADMIN_HTTP", Value: "HOST:PORT", Help: "where to serve /healthz, /readyz and /metrics", apply: at("admin", "http")},
 	{Name: "issuer-listen", Env: "GCEMDS_ISSUER_LISTEN", Value: "HOST:PORT", Default: "127.0.0.1:0", Help: "where the offline issuer shows its keys", apply: at("issuer", "listen")},
