@@ -15,7 +15,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -103,18 +105,28 @@ func (s *Server) Addr() string { return s.http.Listener.Addr().String() }
 func (s *Server) URL() string { return s.http.URL + "/computeMetadata/v1/" }
 
 // Setenv points the client libraries of all languages here for the duration
-// of a test, and keeps them from finding other credentials.
+// of a test, and keeps them from finding other credentials. Those of Go and of
+// Node would take the ones that "gcloud auth application-default login" left
+// in the home directory, so where there are any, HOME (on Windows APPDATA) is
+// an empty folder for as long.
 func (s *Server) Setenv(t testing.TB) {
 	t.Helper()
+	empty := t.TempDir()
 	for name, value := range map[string]string{
 		"GCE_METADATA_HOST":              s.Addr(),
 		"GCE_METADATA_IP":                s.Addr(),
 		"GCE_METADATA_ROOT":              s.Addr(),
 		"METADATA_SERVER_DETECTION":      "assume-present",
 		"GOOGLE_APPLICATION_CREDENTIALS": "",
-		"CLOUDSDK_CONFIG":                t.TempDir(),
+		"CLOUDSDK_CONFIG":                empty,
 	} {
 		t.Setenv(name, value)
+	}
+	for name, config := range map[string]string{"HOME": ".config", "APPDATA": ""} {
+		file := filepath.Join(os.Getenv(name), config, "gcloud", "application_default_credentials.json")
+		if _, err := os.Stat(file); err == nil {
+			t.Setenv(name, empty)
+		}
 	}
 }
 

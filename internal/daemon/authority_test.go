@@ -24,9 +24,6 @@ const secure = `listen:
 func startSecure(t *testing.T) *world {
 	t.Helper()
 	w := prepare(t, secure)
-	if err := os.Mkdir(filepath.Join(w.dir, "client"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	w.write("# listen: {\n" + secure)
 	w.run()
 	return w
@@ -148,7 +145,7 @@ func TestAuthority(t *testing.T) {
 	w := startSecure(t)
 	root, pair := string(w.read("tls/root.crt")), string(w.read("client/client.key"))
 	if runtime.GOOS != "windows" {
-		for name, want := range map[string]os.FileMode{"tls": os.ModeDir | 0o700, "tls/root.key": 0o600, "tls/root.crt": 0o644, "client/client.key": 0o600} {
+		for name, want := range map[string]os.FileMode{"tls": os.ModeDir | 0o700, "tls/root.key": 0o600, "tls/root.crt": 0o644, "client": os.ModeDir | 0o755, "client/client.key": 0o600} {
 			info, err := os.Stat(filepath.Join(w.dir, name))
 			if err != nil {
 				t.Fatal(err)

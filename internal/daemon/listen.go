@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -149,6 +150,9 @@ func (d *Daemon) writeClientCertificates() error {
 			continue
 		}
 		client, err := l.authority.client(nameOf(d.instance("")))
+		if err == nil {
+			err = os.MkdirAll(l.clientDir, 0o755)
+		}
 		if err == nil {
 			err = errors.Join(
 				writeFile(filepath.Join(l.clientDir, "root.crt"), l.authority.pem, 0o644),

@@ -1,0 +1,233 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gcemds/gcemds/internal/admin"
+)
+
+// TestDocs does what the documents tell their readers to do. In README.md and
+// below docs,
+//
+//   - a block fenced as console is a dialogue with a shell: a line after "$ "
+//     is pasted, those after "> " continue it, and the others are what it
+//     prints, where … stands for anything. A command may fail only if what it
+//     prints begins with "gcemds: ".
+//   - a block with a file name after its language (yaml gcemds.yaml) is put in
+//     that file before its document begins.
+//
+// Each document has a shell and a folder of its own. Its server runs until the
+// next one starts or the document ends; ports are replaced by free ones.
+func TestDocs(t *testing.T) {
+	for _, tool := range []string{"sh", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("the documents are tried with a shell: there is no %s on this machine", tool)
+		}
+	}
+	names := []string{"../../README.md"}
+	if err := filepath.WalkDir("../../docs", func(name string, d fs.DirEntry, err error) error {
+		if filepath.Ext(name) == ".md" {
+			names = append(names, name)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, files := readDocument(string(text))
+		if len(steps) == 0 {
+			continue
+		}
+		t.Run(strings.TrimPrefix(filepath.ToSlash(name), "../../"), func(t *testing.T) {
+			t.Parallel()
+			r := newReader(t, string(text))
+			for file, content := range files {
+				if err := os.WriteFile(filepath.Join(r.dir, file), []byte(r.ports.Replace(content)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, s := range steps {
+				got, code := r.do(s.command)
+				if !matches(s.output, got) || code != 0 && !strings.HasPrefix(s.output, "gcemds: ") {
+					t.Fatalf("line %d: %s\nends with %d and prints\n%s\nthe document says\n%s", s.line, s.command, code, got, s.output)
+				}
+			}
+		})
+	}
+}
+
+// A step is a command and what it prints.
+type step struct {
+	line            int
+	command, output string
+}
+
+// readDocument finds the dialogues and the files of a document.
+func readDocument(text string) (steps []step, files map[string]string) {
+	files = map[string]string{}
+	fence, file := "", ""
+	for i, line := range strings.Split(text, "\n") {
+		if info, is := strings.CutPrefix(line, "```"); is {
+			if fence != "" {
+				fence = ""
+				continue
+			}
+			fence, file, _ = strings.Cut(info+" ", " ")
+			file = strings.TrimSpace(file)
+			continue
+		}
+		command, isCommand := strings.CutPrefix(line, "$ ")
+		more, isMore := strings.CutPrefix(line, "> ")
+		switch {
+		case fence != "" && file != "":
+			files[file] += line + "\n"
+		case fence != "console":
+		case isCommand:
+			steps = append(steps, step{line: i + 1, command: command})
+		case len(steps) > 0:
+			if last := &steps[len(steps)-1]; isMore && last.output == "" {
+				last.command += "\n" + more
+			} else {
+				last.output += line + "\n"
+			}
+		}
+	}
+	return steps, files
+}
+
+// matches reports whether a command has printed what the document says.
+func matches(want, got string) bool {
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSpace(want)), "…", "(?s:.*?)")
+	return regexp.MustCompile(`^` + pattern + `$`).MatchString(strings.TrimSpace(got))
+}
+
+// A reader has a shell and does what a document says.
+type reader struct {
+	t            *testing.T
+	dir          string
+	env          []string
+	in           io.Writer
+	out          *bufio.Reader
+	ports, shown *strings.Replacer // from the document's to those here, and back
+	server       *exec.Cmd
+}
+
+var addresses = regexp.MustCompile(`\b(?:127\.0\.0\.1|localhost):([1-9]\d+)\b`)
+
+func newReader(t *testing.T, text string) *reader {
+	dir, err := os.MkdirTemp("", "mds") // the name of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &reader{t: t, dir: dir}
+	var ports, shown []string
+	for _, m := range append(addresses.FindAllStringSubmatch(text, -1), []string{"", "8080"}) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // all are open until the last is chosen
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		ports = append(ports, ":"+m[1], ":"+port)
+		shown = append(shown, ":"+port, ":"+m[1])
+	}
+	r.ports, r.shown = strings.NewReplacer(ports...), strings.NewReplacer(shown...)
+	r.env = append(os.Environ(), "GCEMDS_ADMIN="+filepath.Join(dir, "s"), "GORACE=atexit_sleep_ms=0", "no_proxy=*")
+
+	shell := exec.Command("sh")
+	shell.Dir, shell.Env = dir, r.env
+	in, err := shell.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := shell.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell.Stderr = shell.Stdout
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.in, r.out = in, bufio.NewReader(out)
+	t.Cleanup(func() {
+		r.stop()
+		shell.Process.Kill() // what it left in the background ends with the server
+		shell.Wait()
+	})
+	return r
+}
+
+// do runs a command and returns what it prints.
+func (r *reader) do(command string) (output string, code int) {
+	command = r.ports.Replace(command)
+	if strings.HasPrefix(command, "gcemds serve") {
+		return r.serve(command), 0
+	}
+	const end = "--- the end of the answer, code "
+	fmt.Fprintf(r.in, "%s\nprintf '\\n%s%%d\\n' $?\n", command, end)
+	hang := time.AfterFunc(20*time.Second, func() { r.t.Errorf("%s: does not end", command); r.stop() })
+	defer hang.Stop()
+	var b strings.Builder
+	for {
+		line, err := r.out.ReadString('\n')
+		if err != nil {
+			r.t.Fatalf("%s: the shell has ended: %v\n%s", command, err, &b)
+		}
+		if n, err := fmt.Sscanf(line, end+"%d", &code); n == 1 && err == nil {
+			return r.shown.Replace(b.String()), code
+		}
+		b.WriteString(line)
+	}
+}
+
+// serve starts a server in the place of the one before.
+func (r *reader) serve(command string) string {
+	r.stop()
+	out, err := os.Create(filepath.Join(r.dir, ".out"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer out.Close()
+	r.server = exec.Command("sh", "-c", "exec "+command)
+	r.server.Dir, r.server.Env, r.server.Stdout, r.server.Stderr = r.dir, r.env, out, os.Stderr
+	if !strings.Contains(command, "--listen") && !strings.Contains(command, "--config") {
+		r.server.Env = append(r.env[:len(r.env):len(r.env)], r.ports.Replace("GCEMDS_LISTEN=127.0.0.1:8080"))
+	}
+	if err := r.server.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	client := &admin.Client{Socket: filepath.Join(r.dir, "s")}
+	if err := await(func() error { _, err := client.Status(context.Background()); return err }); err != nil {
+		r.t.Fatalf("%s: %v", command, err)
+	}
+	said, err := os.ReadFile(out.Name()) // before it answers it has said where
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.shown.Replace(string(said))
+}
+
+func (r *reader) stop() {
+	if r.server != nil {
+		r.server.Process.Signal(os.Interrupt)
+		r.server.Wait()
+		r.server = nil
+	}
+}
