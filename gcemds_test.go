@@ -458,7 +458,9 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var set struct{ Keys []struct{ Kid, Kty, N, E string } }
+	var set struct {
+		Keys []struct{ Kid, Kty, N, E string }
+	}
 	if err := json.NewDecoder(resp.Body).Decode(&set); err != nil {
 		t.Fatal(err)
 	}
