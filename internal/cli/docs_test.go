@@ -23,8 +23,8 @@ import (
 //
 //   - a block fenced as console is a dialogue with a shell: a line after "$ "
 //     is pasted, those after "> " continue it, and the others are what it
-//     prints, where … stands for anything. A command may fail only if what it
-//     prints begins with "gcemds: ".
+//     prints, where … stands for anything, and a port above 32767 for any. A
+//     command may fail only if what it prints begins with "gcemds: ".
 //   - a block with a file name after its language (yaml gcemds.yaml) is put in
 //     that file before its document begins.
 //
@@ -114,6 +114,7 @@ func readDocument(text string) (steps []step, files map[string]string) {
 // matches reports whether a command has printed what the document says.
 func matches(want, got string) bool {
 	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSpace(want)), "…", "(?s:.*?)")
+	pattern = freePort.ReplaceAllString(pattern, `:\d+`)
 	return regexp.MustCompile(`^` + pattern + `$`).MatchString(strings.TrimSpace(got))
 }
 
@@ -128,7 +129,10 @@ type reader struct {
 	server       *exec.Cmd
 }
 
-var addresses = regexp.MustCompile(`\b(?:127\.0\.0\.1|localhost):([1-9]\d+)\b`)
+var (
+	addresses = regexp.MustCompile(`\b(?:127\.0\.0\.1|localhost):([1-9]\d{3})\b`)
+	freePort  = regexp.MustCompile(`:(3[3-9]|[456]\d)\d{3}\b`)
+)
 
 func newReader(t *testing.T, text string) *reader {
 	dir, err := os.MkdirTemp("", "mds") // the name of a socket must be short
@@ -200,13 +204,17 @@ func (r *reader) do(command string) (output string, code int) {
 // serve starts a server in the place of the one before.
 func (r *reader) serve(command string) string {
 	r.stop()
-	out, err := os.Create(filepath.Join(r.dir, ".out"))
-	if err != nil {
-		r.t.Fatal(err)
+	var said [2]*os.File // stdout, stderr
+	for i := range said {
+		f, err := os.CreateTemp(r.dir, ".said")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer f.Close()
+		said[i] = f
 	}
-	defer out.Close()
 	r.server = exec.Command("sh", "-c", "exec "+command)
-	r.server.Dir, r.server.Env, r.server.Stdout, r.server.Stderr = r.dir, r.env, out, os.Stderr
+	r.server.Dir, r.server.Env, r.server.Stdout, r.server.Stderr = r.dir, r.env, said[0], said[1]
 	if !strings.Contains(command, "--listen") && !strings.Contains(command, "--config") {
 		r.server.Env = append(r.env[:len(r.env):len(r.env)], r.ports.Replace("GCEMDS_LISTEN=127.0.0.1:8080"))
 	}
@@ -215,13 +223,14 @@ func (r *reader) serve(command string) string {
 	}
 	client := &admin.Client{Socket: filepath.Join(r.dir, "s")}
 	if err := await(func() error { _, err := client.Status(context.Background()); return err }); err != nil {
-		r.t.Fatalf("%s: %v", command, err)
+		why, _ := os.ReadFile(said[1].Name())
+		r.t.Fatalf("%s: %v\n%s", command, err, why)
 	}
-	said, err := os.ReadFile(out.Name()) // before it answers it has said where
+	text, err := os.ReadFile(said[0].Name()) // before it answers it has said where
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return r.shown.Replace(string(said))
+	return r.shown.Replace(string(text))
 }
 
 func (r *reader) stop() {

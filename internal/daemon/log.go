@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/gcemds/gcemds/internal/journal"
+	"github.com/gcemds/gcemds/internal/token"
 )
 
 // logTo is the sink of the journal that writes log lines: one a request at
@@ -14,7 +16,7 @@ func logTo(log *slog.Logger) func(*journal.Entry) {
 	return func(e *journal.Entry) {
 		level := slog.LevelInfo
 		switch {
-		case e.Kind == journal.Request && e.Err != nil && e.Status >= 500 && e.Class != "wait":
+		case e.Kind == journal.Request && serious(e):
 			level = slog.LevelWarn
 		case e.Kind == journal.Request:
 			level = slog.LevelDebug
@@ -46,4 +48,12 @@ func logTo(log *slog.Logger) func(*journal.Entry) {
 		}
 		log.LogAttrs(ctx, level, string(e.Kind), attrs...)
 	}
+}
+
+// serious reports whether a person should know why a request failed: it is the
+// server's fault, or a credential was refused, of which the workload is told
+// no more than that.
+func serious(e *journal.Entry) bool {
+	var minting *token.Error
+	return e.Err != nil && (e.Status >= 500 && e.Class != "wait" || errors.As(e.Err, &minting) && minting.Kind != token.InvalidRequest)
 }

@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/gcemds/gcemds/internal/journal"
+	"github.com/gcemds/gcemds/internal/token"
+)
+
+// TestLogLevels: at info there is what a person should know, above all why
+// there is no token.
+func TestLogLevels(t *testing.T) {
+	cause := errors.New("the cause")
+	for name, c := range map[string]struct {
+		entry journal.Entry
+		want  string // the level; "": nothing
+	}{
+		"a value is read":             {journal.Entry{Kind: journal.Request, Class: "leaf", Status: 200}, ""},
+		"a key is not there":          {journal.Entry{Kind: journal.Request, Class: "error", Status: 404, Err: cause}, ""},
+		"a guest writes":              {journal.Entry{Kind: journal.Write}, ""},
+		"upstream is away":            {journal.Entry{Kind: journal.Request, Class: "token", Status: 503, Err: &token.Error{Err: cause}}, "WARN"},
+		"upstream refuses":            {journal.Entry{Kind: journal.Request, Class: "token", Status: 403, Err: &token.Error{Kind: token.Denied, Err: cause}}, "WARN"},
+		"a source has no ID tokens":   {journal.Entry{Kind: journal.Request, Class: "token", Status: 404, Err: &token.Error{Kind: token.Unsupported, Err: cause}}, "WARN"},
+		"a workload asks nonsense":    {journal.Entry{Kind: journal.Request, Class: "token", Status: 400, Err: &token.Error{Kind: token.InvalidRequest, Err: cause}}, ""},
+		"a wait ends with the server": {journal.Entry{Kind: journal.Request, Class: "wait", Status: 503, Err: cause}, ""},
+		"somebody edits":              {journal.Entry{Kind: journal.Edit}, "INFO"},
+		"a configuration is wrong":    {journal.Entry{Kind: journal.Reload, Err: cause}, "ERROR"},
+	} {
+		var out bytes.Buffer
+		logTo(slog.New(slog.NewTextHandler(&out, nil)))(&c.entry)
+		got := out.String()
+		switch {
+		case c.want == "" && got != "":
+			t.Errorf("%s: the log says %q, want nothing", name, got)
+		case !strings.Contains(got, c.want) || c.entry.Err != nil && c.want != "" && !strings.Contains(got, "the cause"):
+			t.Errorf("%s: the log says %q, want a line at %s with the cause", name, got, c.want)
+		}
+	}
+}
