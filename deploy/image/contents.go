@@ -147,7 +147,8 @@ func (c Contents) image(base mutate.Addendum, b Binary) (v1.Image, error) {
 		WorkingDir: "/",
 		// A container's loopback is reachable from nowhere, so here the person who publishes the port decides who may
 		// ask, and saying it is remote is part of the image.
-		Env:          []string{"GCEMDS_LISTEN=0.0.0.0:8080", "GCEMDS_ALLOW_REMOTE=true"},
+		// The admin socket needs a folder that exists and that the user owns: there is no /tmp here.
+		Env:          []string{"GCEMDS_LISTEN=0.0.0.0:8080", "GCEMDS_ALLOW_REMOTE=true", "GCEMDS_ADMIN=/run/gcemds/admin.sock"},
 		ExposedPorts: map[string]struct{}{"8080/tcp": {}},
 		Labels: map[string]string{
 			"org.opencontainers.image.title":       "gcemds",

@@ -176,7 +176,7 @@ func checkImage(t *testing.T, platform string, image v1.Image, program []byte) {
 	if got := config.Config.Cmd; !slices.Equal(got, []string{"serve"}) {
 		t.Errorf("%s: command %q, want serve", platform, got)
 	}
-	for _, want := range []string{"GCEMDS_LISTEN=0.0.0.0:8080", "GCEMDS_ALLOW_REMOTE=true"} {
+	for _, want := range []string{"GCEMDS_LISTEN=0.0.0.0:8080", "GCEMDS_ALLOW_REMOTE=true", "GCEMDS_ADMIN=/run/gcemds/admin.sock"} {
 		if !slices.Contains(config.Config.Env, want) {
 			t.Errorf("%s: environment %q lacks %s, so nobody outside the container could ask", platform, config.Config.Env, want)
 		}
