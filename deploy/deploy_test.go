@@ -31,7 +31,7 @@ type configuration struct {
 		}
 	}
 	Listen map[string]struct {
-		TCP         string
+		TCP, FD     string
 		AllowRemote bool `yaml:"allow_remote"`
 	}
 }
@@ -253,7 +253,7 @@ func TestSystemd(t *testing.T) {
 		}
 		name, address := socket["Socket.FileDescriptorName"][0], socket["Socket.ListenStream"][0]
 		l, ok := c.Listen[name]
-		if !ok || l.TCP != address {
+		if !ok || l.FD != name || l.TCP != "" {
 			t.Errorf("the socket unit passes on %s as %q, but the configuration has the listeners %+v", address, name, c.Listen)
 		}
 		host, _, err := net.SplitHostPort(address)

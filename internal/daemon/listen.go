@@ -60,6 +60,11 @@ func (d *Daemon) listen(c *config.Config) error {
 		}
 		d.listeners = append(d.listeners, l)
 	}
+	for name, spare := range passed {
+		for _, l := range spare {
+			d.log.Warn("systemd passed a socket that no listener takes; who connects there gets no answer", "name", name, "address", l.Addr())
+		}
+	}
 	return nil
 }
 
