@@ -35,6 +35,7 @@ type Listener struct {
 // An Instance is one machine that is served.
 type Instance struct {
 	Name     string    `json:"name"`
+	Called   string    `json:"called,omitempty"` // its instance/name, where that is another
 	Accounts []Account `json:"accounts"`
 	Edits    []string  `json:"edits,omitempty"` // paths changed since the configuration was read
 }

@@ -23,7 +23,7 @@ func files(t *testing.T, f func(name, text string)) {
 		if d.IsDir() && slices.Contains([]string{".git", "dist", "node_modules"}, d.Name()) {
 			return fs.SkipDir
 		}
-		if !d.Type().IsRegular() {
+		if !d.Type().IsRegular() || d.Name() == ".git" { // a file in a worktree
 			return nil
 		}
 		data, err := os.ReadFile(name)

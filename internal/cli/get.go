@@ -112,7 +112,7 @@ func printStatus(w io.Writer, s admin.Status) error {
 	line("issuer", "%s", s.Issuer)
 	line("waiting", "%d requests", s.Hanging)
 	for _, i := range s.Instances {
-		line("instance", "%s", i.Name)
+		line("instance", "%s", named(i))
 		for _, a := range i.Accounts {
 			line("", "%s (%s)", a.Email, strings.Join(a.Aliases, ", "))
 			for _, scope := range a.Scopes {

@@ -151,6 +151,15 @@ func logger(c *config.Config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
+// named is the name that commands know an instance by, and the one that its
+// workloads see.
+func named(i admin.Instance) string {
+	if i.Called == "" {
+		return i.Name
+	}
+	return i.Name + " (called " + i.Called + ")"
+}
+
 // banner says what is served, and what to paste to use it.
 func banner(w io.Writer, s admin.Status) {
 	for _, i := range s.Instances {
@@ -160,7 +169,7 @@ func banner(w io.Writer, s admin.Status) {
 				who = a.Email
 			}
 		}
-		fmt.Fprintf(w, "serving %s as %s\n", i.Name, who)
+		fmt.Fprintf(w, "serving %s as %s\n", named(i), who)
 	}
 	for n, l := range s.Listeners {
 		host, port, err := net.SplitHostPort(l.Address)

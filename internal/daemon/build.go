@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/fleet"
@@ -76,8 +78,8 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 		return p, err
 	}
 	var edits []tree.Edit
-	if i.Metadata == "" && project != "" { // the built-in machine moves to the project of its key
-		edits = append(edits, tree.Edit{Path: "project/project-id", Value: project})
+	if i.Metadata == "" {
+		edits = append(edits, moved(doc, i.Name, project)...)
 	}
 	if i.OSLogin != "" {
 		data, err := readFile(i.OSLogin, tree.MaxDocument)
@@ -101,6 +103,22 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	}
 	p.document = doc
 	return p, nil
+}
+
+// moved gives the built-in machine the name of the instance, and moves it to
+// the project of its key, if that is known.
+func moved(doc *tree.Tree, name, project string) []tree.Edit {
+	is := func(path string) string {
+		n, _ := doc.Lookup(path)
+		return n.Value()
+	}
+	project = cmp.Or(project, is("project/project-id"))
+	host := strings.NewReplacer(is("instance/name"), name, is("project/project-id"), project).Replace(is("instance/hostname"))
+	return []tree.Edit{
+		{Path: "instance/name", Value: name},
+		{Path: "instance/hostname", Value: host},
+		{Path: "project/project-id", Value: project},
+	}
 }
 
 // accounts opens the source of each account of an instance. Where the

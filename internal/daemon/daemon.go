@@ -304,6 +304,9 @@ func (d *Daemon) Status() admin.Status {
 	}
 	for _, i := range d.instances {
 		shown := admin.Instance{Name: i.Name, Accounts: []admin.Account{}}
+		if called, _ := nameOf(i); called != i.Name {
+			shown.Called = called
+		}
 		for _, a := range fleet.Accounts(i.Metadata.Tree()) {
 			shown.Accounts = append(shown.Accounts, admin.Account{Email: a.Email, Aliases: a.Aliases, Scopes: a.Scopes})
 		}

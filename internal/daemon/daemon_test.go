@@ -420,7 +420,7 @@ func TestAdminAPI(t *testing.T) {
 	if err := client.Edit(t.Context(), "vm-2", admin.Edit{Path: "instance/attributes/x", Value: json.RawMessage(`"1"`)}); err != nil {
 		t.Fatal(err)
 	}
-	for instance, want := range map[string]string{"": "demo-instance", "vm-1": "demo-instance", "vm-2": "vm-2"} {
+	for instance, want := range map[string]string{"": "vm-1", "vm-1": "vm-1", "vm-2": "vm-2"} {
 		v, err := client.Get(t.Context(), instance, "instance/name", false)
 		if err != nil || v.Text != want {
 			t.Errorf("the name of instance %q is %q (%v), want %q", instance, v.Text, err, want)

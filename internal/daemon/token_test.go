@@ -62,9 +62,11 @@ func TestKeyFile(t *testing.T) {
 	for path, want := range map[string]string{
 		"instance/service-accounts/default/email": "robot@key-project.iam.gserviceaccount.com",
 		"project/project-id":                      "key-project",
+		"instance/name":                           "vm-1",
+		"instance/hostname":                       "vm-1.us-central1-a.c.key-project.internal",
 	} {
 		if got := w.value(path); got != want {
-			t.Errorf("%s is %q, want %q of the key", path, got, want)
+			t.Errorf("%s is %q, want %q: the built-in machine has the account and the project of the key, and the name of the instance", path, got, want)
 		}
 	}
 
