@@ -186,7 +186,7 @@ func (r *reader) do(command string) (output string, code int) {
 	}
 	const end = "--- the end of the answer, code "
 	fmt.Fprintf(r.in, "%s\nprintf '\\n%s%%d\\n' $?\n", command, end)
-	hang := time.AfterFunc(20*time.Second, func() { r.t.Errorf("%s: does not end", command); r.stop() })
+	hang := time.AfterFunc(time.Minute, func() { r.t.Errorf("%s: does not end", command); r.stop() })
 	defer hang.Stop()
 	var b strings.Builder
 	for {
