@@ -33,7 +33,7 @@ are not shown.`,
 			return printMinted(c.OutOrStdout(), minted, asJSON)
 		},
 	}
-	r.flags(c)
+	r.instanceFlags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

@@ -2,22 +2,32 @@ package config
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 )
 
-// TestReference: the page about the configuration has every field.
+// TestReference: the page about the configuration has every field, and each
+// kind of source has a page with those of its own.
 func TestReference(t *testing.T) {
-	const name = "../../docs/reference/configuration.md"
-	page, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	const configuration = "configuration.md"
 	for _, field := range fields("", reflect.TypeFor[Config]()) {
-		if !strings.Contains(string(page), "`"+field+"`") {
-			t.Errorf("%s does not mention `%s`", name, field)
+		page := configuration
+		if rest, ok := strings.CutPrefix(field, "sources.NAME."); ok {
+			kind, of, _ := strings.Cut(rest, ".")
+			mention(t, configuration, "sources.NAME."+kind)
+			page, field = filepath.Join("sources", kind+".md"), of
 		}
+		mention(t, page, field)
+	}
+}
+
+func mention(t *testing.T, page, field string) {
+	t.Helper()
+	page = filepath.Join("../../docs/reference", page)
+	if text, err := os.ReadFile(page); err != nil || !strings.Contains(string(text), "`"+field+"`") {
+		t.Errorf("%s does not mention `%s` (%v)", page, field, err)
 	}
 }
 
@@ -33,8 +43,8 @@ func fields(path string, t reflect.Type) (list []string) {
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && scalars[t.Elem()] == nil:
 		return fields(path+"[]", t.Elem())
 	case t.Kind() == reflect.Struct:
-		for i := range t.NumField() {
-			if f := t.Field(i); tag(f) != "" && tag(f) != "-" {
+		for _, f := range reflect.VisibleFields(t) { // those of embedded structs, too
+			if tag(f) != "" && tag(f) != "-" {
 				list = append(list, fields(join(path, tag(f)), f.Type)...)
 			}
 		}
