@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +33,9 @@ import (
 // Each document has a shell and a folder of its own. Its server runs until the
 // next one starts or the document ends; ports are replaced by free ones.
 func TestDocs(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the documents are tried with a shell that can interrupt a server")
+	}
 	for _, tool := range []string{"sh", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("the documents are tried with a shell: there is no %s on this machine", tool)
@@ -116,6 +121,31 @@ func matches(want, got string) bool {
 	pattern := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimSpace(want)), "…", "(?s:.*?)")
 	pattern = freePort.ReplaceAllString(pattern, `:\d+`)
 	return regexp.MustCompile(`^` + pattern + `$`).MatchString(strings.TrimSpace(got))
+}
+
+// TestReadDocument: what a document says is found, and what is not so is seen.
+func TestReadDocument(t *testing.T) {
+	steps, files := readDocument("text\n```yaml a.yaml\nx: 1\n```\n```console\n$ one \\\n> two\nout\n> not more\n$ three\n```\n```sh\n$ four\n```\n")
+	want := []step{{6, "one \\\ntwo", "out\n> not more\n"}, {10, "three", ""}}
+	if !slices.Equal(steps, want) || len(files) != 1 || files["a.yaml"] != "x: 1\n" {
+		t.Errorf("steps %+v and files %q, want %+v and a.yaml", steps, files, want)
+	}
+	for _, c := range []struct {
+		want, got string
+		ok        bool
+	}{
+		{"a\n", "a\n\n", true},
+		{"a", "ab", false},
+		{"", "a", false},
+		{"{…}", "{\n1\n}", true},
+		{"a…", "b", false},
+		{"http://127.0.0.1:40681/x", "http://127.0.0.1:35000/x", true},
+		{"http://127.0.0.1:8080/x", "http://127.0.0.1:35000/x", false},
+	} {
+		if matches(c.want, c.got) != c.ok {
+			t.Errorf("a document that says %q matches %q: %v, want %v", c.want, c.got, !c.ok, c.ok)
+		}
+	}
 }
 
 // A reader has a shell and does what a document says.
