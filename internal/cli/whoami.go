@@ -72,7 +72,7 @@ func printMinted(w io.Writer, minted []admin.Minted, asJSON bool) error {
 		line("account", strings.TrimSuffix(m.Account+" ("+strings.Join(m.Aliases, ", ")+")", " ()"))
 		line("scopes", strings.Join(m.Scopes, " "))
 		if m.Expiry != nil {
-			line("token", fmt.Sprintf("%s, good for %s", m.Token, time.Until(*m.Expiry).Round(time.Second)))
+			line("token", fmt.Sprintf("%s, good for %s", m.Token, time.Until(*m.Expiry).Truncate(time.Second)))
 		}
 		line("error", m.Error)
 		line("to do", advice[m.Failure])
