@@ -156,11 +156,14 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 		if err != nil {
 			return nil, "", fmt.Errorf("account %q: source %q: %w", a.Name, a.Source, err)
 		}
-		if account.Email == "" {
-			account.Email = opened.identity.Email
-		}
-		if account.Email == "" {
+		whose := opened.identity.Email
+		switch {
+		case account.Email == "" && whose == "":
 			return nil, "", fmt.Errorf("account %q: the source does not know whose it is; give the account an email", a.Name)
+		case account.Email == "":
+			account.Email = whose
+		case whose != "" && whose != account.Email:
+			return nil, "", fmt.Errorf("account %q: source %q has the tokens of %s, not of %s; list the account under that e-mail, or impersonate this one", a.Name, a.Source, whose, account.Email)
 		}
 		if slices.Contains(account.Aliases, "default") {
 			project = opened.identity.ProjectID
