@@ -45,6 +45,7 @@ var imports = map[string]map[string]string{
 		"internal/token":  "the embedding program gives a token source",
 		"internal/tree":   "the document that is served",
 	},
+	"client": {},
 	"mdstest": {
 		"": "a test server is an embedded server, seen by a test",
 	},
