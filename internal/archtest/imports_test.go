@@ -46,6 +46,12 @@ var imports = map[string]map[string]string{
 		"internal/tree":   "the document that is served",
 	},
 	"client": {},
+	"client/tokenprovider": {
+		"client": "gives its tokens to cloud.google.com/go/auth, which client itself must not import",
+	},
+	"client/tokensource": {
+		"client": "gives its tokens to golang.org/x/oauth2, which client itself must not import",
+	},
 	"mdstest": {
 		"": "a test server is an embedded server, seen by a test",
 	},
