@@ -283,6 +283,24 @@ func TestURL(t *testing.T) {
 	}
 }
 
+// FuzzURL: whatever is asked for, it is asked of the server that was named, and
+// below its metadata.
+func FuzzURL(f *testing.F) {
+	f.Add("mds:80", "instance/attributes/a?recursive=true", "alt=json")
+	f.Add("[fd20:ce::254]", "//evil.example/x", "")
+	f.Add("a@b", "../../x", "&")
+	f.Add("mds?", "a%2fb;c#d", "")
+	f.Fuzz(func(t *testing.T, host, path, query string) {
+		u, err := request{path: path, query: query}.url(host)
+		if err != nil {
+			return
+		}
+		if u.Scheme != "http" || u.Host != host || u.User != nil || u.Hostname() == "" || !strings.HasPrefix(u.EscapedPath(), "/computeMetadata/v1/") {
+			t.Errorf("%q of %q is at %v", path, host, u)
+		}
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for header, want := range map[string]time.Duration{

@@ -8,15 +8,20 @@ import (
 	"time"
 )
 
+// A server hands out one token until shortly before its expiry, and asking
+// earlier brings nothing. These times are before the expiry.
 const (
-	// margin is the time before its expiry from which servers have a successor
-	// of a token. Google documents 5 minutes, its own libraries count on 4.
-	margin = 5 * time.Minute
-	// lastMoments is when a token is too old to be of use: it still has to
-	// travel, and clocks differ.
-	lastMoments = 30 * time.Second
-	// pace is the pause between requests in the background, of which a random
-	// half is left out.
+	margin      = 5 * time.Minute   // Google documents that a server has a successor from now on
+	overdue     = 225 * time.Second // Google's libraries count on one only from now on
+	lastMoments = 30 * time.Second  // the token is of no use: it has to travel, and clocks differ
+)
+
+const (
+	// shortWait is how long callers wait for the successor of a token that
+	// would still do.
+	shortWait = 5 * time.Second
+	// pace is the pause after a request for a successor, of which up to half is
+	// left out at random.
 	pace = 30 * time.Second
 )
 
@@ -39,6 +44,7 @@ type held struct {
 
 // A flight is one request for a token, and the outcome once it has landed.
 type flight struct {
+	began  time.Time
 	landed chan struct{}
 	token  Token
 	err    error
@@ -59,20 +65,39 @@ func (c *cache) token(ctx context.Context, t *Tokens) (Token, error) {
 			return h.Token, nil
 		}
 		if remaining > lastMoments {
-			c.renew(ctx, t)
+			f := c.renew(ctx, t)
+			if remaining < overdue && f.within(ctx, shortWait) {
+				return f.token, nil
+			}
 			return h.Token, nil
 		}
 	}
 	return c.refresh(ctx, t)
 }
 
-// renew looks for a successor in the background, unless that happens or has
-// just happened.
-func (c *cache) renew(ctx context.Context, t *Tokens) {
+// renew looks for a successor in the background, unless that happens already or
+// has just happened; then there is no flight.
+func (c *cache) renew(ctx context.Context, t *Tokens) *flight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flight == nil && !time.Now().Before(c.quiet) {
-		c.launch(ctx, t)
+		return c.launch(ctx, t)
+	}
+	return c.flight
+}
+
+// within says whether the flight brings a token while it is that young.
+func (f *flight) within(ctx context.Context, age time.Duration) bool {
+	if f == nil {
+		return false
+	}
+	ctx, cancel := context.WithDeadline(ctx, f.began.Add(age))
+	defer cancel()
+	select {
+	case <-f.landed:
+		return f.err == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -94,7 +119,7 @@ func (c *cache) refresh(ctx context.Context, t *Tokens) (Token, error) {
 
 // launch begins a request that no caller's context ends. The lock is held.
 func (c *cache) launch(ctx context.Context, t *Tokens) *flight {
-	f := &flight{landed: make(chan struct{})}
+	f := &flight{began: time.Now(), landed: make(chan struct{})}
 	c.flight = f
 	ctx = context.WithoutCancel(ctx)
 	go func() {

@@ -27,9 +27,9 @@ type Detection struct {
 
 // Evidence is one thing that speaks for or against Google Cloud.
 type Evidence struct {
-	Source string // "environment", "firmware", "DNS" or "server"
-	For    bool   // else it says nothing, or speaks against it
-	Detail string // what was found
+	Source   string // "environment", "firmware", "DNS" or "server"
+	Supports bool   // it speaks for Google Cloud; else it says nothing, or speaks against it
+	Detail   string // what was found
 }
 
 // String returns the source and the detail.
@@ -51,7 +51,7 @@ func (c *Client) Detect(ctx context.Context) Detection {
 	_, named := c.address()
 	d := Detection{Evidence: c.look(ctx, !named)}
 	server := <-answer
-	d.Answers = server.For
+	d.Answers = server.Supports
 	d.Evidence = append(d.Evidence, server)
 	d.OnGoogleCloud = positive(d.Evidence)
 	return d
@@ -71,7 +71,7 @@ func (c *Client) greet(ctx context.Context) Evidence {
 }
 
 func positive(list []Evidence) bool {
-	return slices.ContainsFunc(list, func(e Evidence) bool { return e.For })
+	return slices.ContainsFunc(list, func(e Evidence) bool { return e.Supports })
 }
 
 // signs are what a machine shows without a request to a metadata server.

@@ -66,7 +66,7 @@ func TestEvidence(t *testing.T) {
 		list := s.evidence(t.Context(), true)
 		got, text := "", ""
 		for _, e := range list {
-			if e.For {
+			if e.Supports {
 				got += e.Source
 			}
 			text += e.String() + "\n"

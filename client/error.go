@@ -3,6 +3,8 @@ package client
 import (
 	"encoding/json"
 	"fmt"
+	"html"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -78,27 +80,29 @@ func (e *Error) Is(target error) bool { return target == e.Kind }
 const maxReason = 300
 
 // reason returns what the body of a refusal says, on one line: the fields of
-// an OAuth error (RFC 6749 section 5.2), or plain text; nothing of an HTML page.
+// an OAuth error (RFC 6749 section 5.2), the last paragraph of an HTML page, as
+// Google's have it, or plain text.
 func reason(body string) string {
+	body = strings.ToValidUTF8(body[:min(len(body), 16*maxReason)], "")
 	var oauth struct {
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
 	}
 	if json.Unmarshal([]byte(body), &oauth) == nil && oauth.Error != "" {
 		body = strings.TrimSuffix(oauth.Error+": "+oauth.Description, ": ")
-	}
-	if strings.HasPrefix(strings.TrimSpace(body), "<") {
-		return ""
-	}
-	if len(body) > 4*maxReason {
-		body = body[:4*maxReason]
+	} else if strings.HasPrefix(strings.TrimSpace(body), "<") {
+		last := strings.LastIndex(body, "<p>")
+		if last < 0 {
+			return ""
+		}
+		body = html.UnescapeString(tags.ReplaceAllString(body[last:], ""))
 	}
 	body = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(body, "�"))
+	}, body)
 	body = strings.Join(strings.Fields(body), " ")
 	if len(body) <= maxReason {
 		return body
@@ -109,3 +113,5 @@ func reason(body string) string {
 	}
 	return body[:end] + "…"
 }
+
+var tags = regexp.MustCompile(`<[^>]*>`)

@@ -144,8 +144,8 @@ func ExampleDetection() {
 	d := client.Detection{
 		OnGoogleCloud: true,
 		Evidence: []client.Evidence{
-			{Source: "firmware", For: true, Detail: `the product name is "Google Compute Engine"`},
-			{Source: "server", For: false, Detail: "169.254.169.254 does not answer: connection refused"},
+			{Source: "firmware", Supports: true, Detail: `the product name is "Google Compute Engine"`},
+			{Source: "server", Detail: "169.254.169.254 does not answer: connection refused"},
 		},
 	}
 	if d.OnGoogleCloud && !d.Answers {

@@ -20,9 +20,10 @@ import (
 // Its methods may be called concurrently; its fields must not change and it
 // must not be copied once one of them has been.
 //
-// Before the first token it learns the account's address and scopes. Only if
-// that fails it finds out whether there is a metadata server at all: a server
-// that is late would not pass a quick test, but it does answer in the end.
+// Before the first token it learns the account's address, and its scopes if some
+// are asked for. Only if that fails it finds out whether there is a metadata
+// server at all: a late server would not pass a quick test, but it does answer
+// in the end.
 //
 // Errors are an *[Error] of kind Denied if there is no such account, or it
 // lacks a scope.
@@ -77,12 +78,14 @@ func (t *Tokens) Key() Key {
 	return k
 }
 
-// Token returns a token from the cache. It is good for 5 minutes or more if the
-// server has such a one: servers keep a token until about that time before it
-// expires, and only then have a new one. From then on, or up to 30 seconds
-// later to be out of step with others, callers still get the old token at once,
-// while one request runs in the background, and again after a pause if it
-// brings nothing newer. In the last 30 seconds callers wait for a new token.
+// Token returns a token from the cache, at once if it has 5 minutes to live.
+// Servers keep a token until about that time before its expiry, and only then
+// have a new one. So from then on, or up to 30 seconds later to be out of step
+// with others, a request for the new one runs in the background, again after a
+// pause if need be. Callers get the old one meanwhile, but with less than 225
+// seconds to live, when all servers have a new one, those who come at the
+// beginning of a request wait for it for up to 5 seconds. In the last 30 seconds
+// callers wait as long as their contexts allow.
 //
 // All who wait share one request. It goes on when they leave, until it succeeds
 // or the client's patience ends.

@@ -192,16 +192,16 @@ func TestDenied(t *testing.T) {
 func TestTokenLife(t *testing.T) {
 	for name, c := range map[string]struct {
 		life, keep time.Duration
-		requests   int           // at most, in 24 hours
+		requests   int           // at most, in 6 hours
 		least      time.Duration // that a token lives
 	}{
-		"Google":                {time.Hour, 5 * time.Minute, 60, 4*time.Minute + 30*time.Second},
-		"a margin of 4 minutes": {time.Hour, 4 * time.Minute, 130, 3*time.Minute + 29*time.Second},
-		"gcemds":                {time.Hour, 12 * time.Minute, 60, 4*time.Minute + 29*time.Second},
-		"no cache":              {time.Hour, time.Hour, 60, 4*time.Minute + 29*time.Second},
-		"only fresh at the end": {time.Hour, 0, 1200, 0},
-		"tokens of 10 minutes":  {10 * time.Minute, time.Minute, 2500, 29 * time.Second},
-		"tokens of 4 minutes":   {4 * time.Minute, time.Hour, 6000, 3 * time.Minute},
+		"Google":                {time.Hour, 5 * time.Minute, 15, 4*time.Minute + 30*time.Second},
+		"a margin of 4 minutes": {time.Hour, 4 * time.Minute, 33, 3*time.Minute + 29*time.Second},
+		"gcemds":                {time.Hour, 12 * time.Minute, 15, 4*time.Minute + 29*time.Second},
+		"no cache":              {time.Hour, time.Hour, 15, 4*time.Minute + 29*time.Second},
+		"only fresh at the end": {time.Hour, 0, 300, 0},
+		"tokens of 10 minutes":  {10 * time.Minute, time.Minute, 700, 29 * time.Second},
+		"tokens of 4 minutes":   {4 * time.Minute, time.Hour, 1500, 3 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -209,7 +209,7 @@ func TestTokenLife(t *testing.T) {
 				_, client := newWire(t, b.serve)
 				tokens := &Tokens{Client: client}
 				least := c.life
-				for range 24 * 3600 {
+				for range 6 * 3600 {
 					got, err := tokens.Token(t.Context())
 					if err != nil {
 						t.Fatal(err)
@@ -218,7 +218,7 @@ func TestTokenLife(t *testing.T) {
 					time.Sleep(time.Second)
 				}
 				if n := b.requests(); n > c.requests {
-					t.Errorf("a day took %d requests, want %d at most", n, c.requests)
+					t.Errorf("six hours took %d requests, want %d at most", n, c.requests)
 				}
 				if least < c.least {
 					t.Errorf("a token lived for %v only, want %v or more", least, c.least)
@@ -264,6 +264,50 @@ func TestStaleOnError(t *testing.T) {
 				if got, err := tokens.Token(t.Context()); got.Value != "token-2" {
 					t.Errorf("after the failure, Token = %v, %v", got, err)
 				}
+			})
+		})
+	}
+}
+
+// TestRareCaller: who asks once in a while never gets a token that has little
+// time to live, if there is a newer one; but does not wait long for it.
+func TestRareCaller(t *testing.T) {
+	for name, c := range map[string]struct {
+		server func(*bank) http.HandlerFunc
+		want   string
+		took   time.Duration
+	}{
+		"good":     {func(b *bank) http.HandlerFunc { return b.serve }, "token-2", 0},
+		"slow":     {func(b *bank) http.HandlerFunc { return slow(3*time.Second, b.serve) }, "token-2", 3 * time.Second},
+		"too slow": {func(b *bank) http.HandlerFunc { return slow(9*time.Second, b.serve) }, "token-1", shortWait},
+		"broken":   {func(b *bank) http.HandlerFunc { return status(403, "") }, "token-1", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBank()
+				w, client := newWire(t, b.serve)
+				tokens := &Tokens{Client: client}
+				if _, err := tokens.Token(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(58 * time.Minute)
+				w.down()
+				w.up(c.server(b))
+				began := time.Now()
+				got, err := tokens.Token(t.Context())
+				if got.Value != c.want || err != nil || time.Since(began) != c.took {
+					t.Errorf("2 minutes before the expiry, Token = %q, %v after %v; want %q after %v", got.Value, err, time.Since(began), c.want, c.took)
+				}
+				began = time.Now()
+				if _, err := tokens.Token(t.Context()); err != nil || time.Since(began) > 0 {
+					t.Errorf("the next caller gets %v after %v, want a token at once", err, time.Since(began))
+				}
+				hurried, cancel := context.WithCancel(t.Context())
+				cancel()
+				if _, err := tokens.Token(hurried); err != nil {
+					t.Errorf("a caller whose context has ended gets %v, want a token that is there", err)
+				}
+				time.Sleep(10 * time.Second) // until no request is under way
 			})
 		})
 	}
@@ -451,13 +495,19 @@ func TestTokenHidden(t *testing.T) {
 	}
 }
 
+// BenchmarkClock is what no cache can be quicker than: one look at the clock.
+func BenchmarkClock(b *testing.B) {
+	for b.Loop() {
+		time.Now()
+	}
+}
+
 func BenchmarkCachedToken(b *testing.B) {
 	tokens := &Tokens{}
 	tokens.cache.held.Store(hold(Token{Value: "x", Expiry: time.Now().Add(time.Hour)}))
-	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := tokens.Token(ctx); err != nil {
+		if _, err := tokens.Token(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -466,11 +516,10 @@ func BenchmarkCachedToken(b *testing.B) {
 func BenchmarkCachedTokenParallel(b *testing.B) {
 	tokens := &Tokens{}
 	tokens.cache.held.Store(hold(Token{Value: "x", Expiry: time.Now().Add(time.Hour)}))
-	ctx := b.Context()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := tokens.Token(ctx); err != nil {
+			if _, err := tokens.Token(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}
