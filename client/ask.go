@@ -36,6 +36,7 @@ func (c *Client) ask(ctx context.Context, r request) (answer, error) {
 	for n := 1; ; n++ {
 		a, f := c.queue(limited, r)
 		if f == nil {
+			c.trouble.Store(nil)
 			a.attempts, a.elapsed = n, time.Since(began)
 			return a, nil
 		}
@@ -54,6 +55,7 @@ func (c *Client) ask(ctx context.Context, r request) (answer, error) {
 		case patience < 0 || time.Since(began)+pause > patience:
 			return answer{}, f.give(n, began)
 		}
+		c.trouble.Store(&Error{URL: f.URL, Status: f.Status, Attempts: n, Err: f.Err})
 		c.log().InfoContext(ctx, "asking the metadata server again", "url", f.URL, "attempt", n, "pause", pause, "error", f.Err)
 		if !sleep(ctx, pause) {
 			return answer{}, f.interrupted(ctx).give(n, began)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -113,7 +114,11 @@ func (c *cache) refresh(ctx context.Context, t *Tokens) (Token, error) {
 	case <-f.landed:
 		return f.token, f.err
 	case <-ctx.Done():
-		return Token{}, &Error{Err: context.Cause(ctx), Hint: "No token came in time; the request for it goes on."}
+		e := &Error{Elapsed: time.Since(f.began), Err: context.Cause(ctx), Hint: "No token came in time; the request for it goes on."}
+		if last := t.client().trouble.Load(); last != nil {
+			e.URL, e.Status, e.Attempts, e.Err = last.URL, last.Status, last.Attempts, fmt.Errorf("%w; before that: %w", e.Err, last.Err)
+		}
+		return Token{}, e
 	}
 }
 

@@ -10,7 +10,7 @@
 // It is made for servers that start late, are overloaded or restart: what may
 // pass is tried again for [Client.Patience], with growing pauses; anything
 // else fails at once, with an [Error] that says what to do. It holds no global
-// state, depends on the standard library alone, and never uses a proxy.
+// state and depends on the standard library alone.
 //
 // It is not a client of Google's APIs. Its tokens go into those through the
 // packages tokensource, for golang.org/x/oauth2, and tokenprovider, for
@@ -73,11 +73,13 @@ type Client struct {
 	// nowhere.
 	Logger *slog.Logger
 
-	once sync.Once
-	http *http.Client
-	turn chan struct{}                                  // holds one value while a request runs
-	met  atomic.Bool                                    // a metadata server has answered
-	look func(ctx context.Context, dns bool) []Evidence // replaced by tests
+	once    sync.Once
+	http    *http.Client
+	turn    chan struct{}         // holds one value while a request runs
+	met     atomic.Bool           // a metadata server has answered
+	trouble atomic.Pointer[Error] // why a call tries again; nil since the last success
+
+	look func(ctx context.Context, dns bool) []Evidence // system, but for tests
 }
 
 // Get returns what is at a path below /computeMetadata/v1/, such as

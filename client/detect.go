@@ -35,9 +35,9 @@ type Evidence struct {
 // String returns the source and the detail.
 func (e Evidence) String() string { return e.Source + ": " + e.Detail }
 
-// Detect looks at the environment, the firmware, the DNS (unless the server is
-// named, see Client.Host) and what answers at the client's address. It takes 5
-// seconds at most, less if ctx ends before, and remembers nothing.
+// Detect looks at the environment, the firmware (on Linux), the DNS (unless the
+// server is named, see Client.Host) and what answers at the client's address. It
+// takes 5 seconds at most, less if ctx ends before, and remembers nothing.
 //
 // The answer can be wrong where a metadata server starts late. A program that
 // wants a value had better ask for it.

@@ -98,9 +98,10 @@ func accountPath(account string) string {
 
 // MaintenanceEvent returns what is about to happen to the machine: "NONE",
 // "MIGRATE_ON_HOST_MAINTENANCE" from 60 seconds before a live migration, or
-// "TERMINATE_ON_HOST_MAINTENANCE" from 60 minutes before a stop. Compute Engine
-// gives notice only to those who have asked since the last event, so ask once
-// at start, or use Watch on "instance/maintenance-event".
+// "TERMINATE_ON_HOST_MAINTENANCE" from 60 minutes before a stop. By Google's
+// documentation, the notice of 60 seconds is only for those who have asked since
+// the last event, so ask once at start, or use Watch on
+// "instance/maintenance-event".
 func (c *Client) MaintenanceEvent(ctx context.Context) (string, error) {
 	return c.text(ctx, "instance/maintenance-event")
 }

@@ -48,6 +48,9 @@ func TestValues(t *testing.T) {
 	if _, err := c.Attribute(ctx, "d"); !errors.Is(err, NotFound) {
 		t.Errorf("Attribute that nobody has = %v, want kind NotFound", err)
 	}
+	if token, err := new(Tokens).Token(ctx); err != nil || token.Value == "" {
+		t.Errorf("Token of zero Tokens = %v, %v", token, err)
+	}
 	mds.Set("instance/preempted", "TRUE")
 	if got, err := c.Preempted(ctx); !got || err != nil {
 		t.Errorf("Preempted = %v, %v", got, err)
