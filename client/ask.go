@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -94,8 +95,12 @@ func (c *Client) expected(ctx context.Context, f *failure) bool {
 	if positive(evidence) || ctx.Err() != nil {
 		return true
 	}
+	var looked []string
+	for _, e := range evidence {
+		looked = append(looked, e.String())
+	}
 	f.Kind = NoServer
-	f.Err = fmt.Errorf("%w, and nothing speaks for Google Cloud: %v", f.Err, evidence)
+	f.Err = fmt.Errorf("%w, and nothing speaks for Google Cloud (%s)", f.Err, strings.Join(looked, "; "))
 	f.Hint = "Elsewhere than on Google Cloud, start a metadata server and set " + hostEnv + " to its address."
 	return false
 }

@@ -60,8 +60,8 @@ type Client struct {
 	// Patience is how long a call tries again after what may pass: no
 	// connection, an answer that breaks off, and the status 408, 429 or 5xx.
 	// Pauses are random, up to 100 ms at first, then up to twice as much each
-	// time, 10 s at most, but as long as a Retry-After says. Default: 5
-	// minutes. Negative: do not try again.
+	// time, 10 s at most; what a Retry-After says is added. Default: 5 minutes.
+	// Negative: do not try again.
 	Patience time.Duration
 
 	// Parallel lets requests run at the same time. By default those of one
