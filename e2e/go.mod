@@ -7,6 +7,7 @@ replace github.com/gcemds/gcemds => ..
 require (
 	cloud.google.com/go/auth v0.24.3
 	cloud.google.com/go/compute/metadata v0.10.0
+	github.com/gcemds/gcemds v0.0.0-00010101000000-000000000000
 	github.com/rogpeppe/go-internal v1.16.0
 	go.opentelemetry.io/contrib/detectors/gcp v1.47.0
 	golang.org/x/oauth2 v0.37.0
@@ -32,7 +33,7 @@ require (
 	golang.org/x/net v0.61.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
-	golang.org/x/tools v0.51.0 // indirect
+	golang.org/x/tools v0.52.0 // indirect
 	google.golang.org/api v0.304.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261012220534-4341edf3f941 // indirect
 	google.golang.org/grpc v1.84.0 // indirect
