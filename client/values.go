@@ -157,51 +157,36 @@ func parseMaintenance(body string) (*Maintenance, error) {
 	if strings.Contains(body, noNotifications) {
 		return nil, nil
 	}
-	var keys map[string]any
-	if err := json.Unmarshal([]byte(body), &keys); err != nil {
+	var given map[string]any
+	if err := json.Unmarshal([]byte(body), &given); err != nil || len(given) == 0 {
 		return nil, err
 	}
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	plain := map[string]any{} // can_reschedule and canReschedule are canreschedule
-	for k, v := range keys {
-		plain[strings.ToLower(strings.ReplaceAll(k, "_", ""))] = v
-	}
-	var errs []error
-	text := func(key string) string {
-		switch v := plain[key].(type) {
-		case nil:
-			return ""
-		case string:
-			return v
-		default:
-			return fmt.Sprint(v)
+	plain := map[string]any{} // can_reschedule is canreschedule, and for encoding/json so is canReschedule
+	for key, v := range given {
+		if v != "" {
+			plain[strings.ReplaceAll(key, "_", "")] = v
 		}
 	}
-	date := func(key string) time.Time {
-		s := text(key)
-		if s == "" {
-			return time.Time{}
-		}
-		t, err := time.Parse(time.RFC3339, s)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		return t
+	data, err := json.Marshal(plain)
+	if err != nil {
+		return nil, err
 	}
-	m := &Maintenance{
-		Type:              text("type"),
-		Status:            text("maintenancestatus"),
-		CanReschedule:     strings.EqualFold(text("canreschedule"), "TRUE"),
-		WindowStart:       date("windowstarttime"),
-		WindowEnd:         date("windowendtime"),
-		LatestWindowStart: date("latestwindowstarttime"),
+	var m struct {
+		Type, MaintenanceStatus                               string
+		CanReschedule                                         any // "TRUE", or true
+		WindowStartTime, WindowEndTime, LatestWindowStartTime time.Time
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, err
 	}
-	return m, nil
+	return &Maintenance{
+		Type:              m.Type,
+		Status:            m.MaintenanceStatus,
+		CanReschedule:     strings.EqualFold(fmt.Sprint(m.CanReschedule), "TRUE"),
+		WindowStart:       m.WindowStartTime,
+		WindowEnd:         m.WindowEndTime,
+		LatestWindowStart: m.LatestWindowStartTime,
+	}, nil
 }
 
 // text returns a value without white space around it, which some servers add.
