@@ -28,7 +28,8 @@ func TestOSLogin(t *testing.T) {
 	s.run(t, nil, "sed", "-i", "-E", `s/^(passwd|group):.*/\1: files oslogin/`, "/etc/nsswitch.conf")
 
 	t.Run("cache", func(t *testing.T) {
-		// The module takes it that there are no groups as long as there is no cache. The program asks for pages. The page of users whose token is "0" has none, that of groups may have some.
+		// The program asks for pages until it gets the token "0", which comes with an empty page of users but may come
+		// with groups. Without its cache the module takes it that there are no groups.
 		s.run(t, nil, "google_oslogin_nss_cache")
 		for file, want := range map[string]string{
 			"/etc/oslogin_passwd.cache": "ann_example_com:*:123450:123450::/home/ann_example_com:/bin/bash\nbob_example_com:*:123451:123451::/home/bob_example_com:/bin/sh\n",

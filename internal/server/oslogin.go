@@ -100,7 +100,8 @@ func (r *request) loginUsers(n *tree.Node) (reply, error) {
 	if group := q["groupname"]; group != "" {
 		return r.loginMembers(group)
 	}
-	if q["username"] != "" || q["uid"] != "" {
+	one := q["username"] != "" || q["uid"] != ""
+	if one {
 		users = slices.DeleteFunc(users, func(u loginProfile) bool {
 			return !slices.ContainsFunc(u.Accounts, func(a posixAccount) bool {
 				return (q["username"] == "" || a.Username == q["username"]) && (q["uid"] == "" || a.UID.String() == q["uid"])
@@ -110,9 +111,14 @@ func (r *request) loginUsers(n *tree.Node) (reply, error) {
 			return reply{}, errNotFound
 		}
 	}
-	users, next, err := pageOf(r, users)
+	users, end, next, err := pageOf(r, users)
 	if err != nil {
 		return reply{}, err
+	}
+	if !one && len(users) > 0 {
+		// "0" comes with an empty page after the last user: a module that lists all
+		// takes no user from the page that has it (it does take groups).
+		next = strconv.Itoa(end)
 	}
 	for i := range users {
 		users[i].Challenges = nil // the answers to them are nobody's business
@@ -140,7 +146,7 @@ func (r *request) loginMembers(group string) (reply, error) {
 	if i < 0 {
 		return reply{}, errNotFound
 	}
-	names, next, err := pageOf(r, groups[i].Usernames)
+	names, _, next, err := pageOf(r, groups[i].Usernames)
 	if err != nil {
 		return reply{}, err
 	}
@@ -167,7 +173,7 @@ func (r *request) loginGroups(n *tree.Node) (reply, error) {
 	if asked != "" && len(groups) == 0 {
 		return reply{}, errNotFound
 	}
-	groups, next, err := pageOf(r, groups)
+	groups, _, next, err := pageOf(r, groups)
 	if err != nil {
 		return reply{}, err
 	}
@@ -326,12 +332,12 @@ func (r *request) params(names ...string) (map[string]string, error) {
 	return values, nil
 }
 
-// pageOf cuts the page that pagesize and pagetoken ask for; the token is the
-// index of its first element, and "0" after the last page.
-func pageOf[T any](r *request, all []T) ([]T, string, error) {
+// pageOf cuts the page that pagesize and pagetoken ask for. The token of the
+// next page is end, the index of its first element, and "0" after the last one.
+func pageOf[T any](r *request, all []T) (page []T, end int, next string, err error) {
 	q, err := r.params("pagesize", "pagetoken")
 	if err != nil {
-		return nil, "", err
+		return nil, 0, "", err
 	}
 	size, start := maxPage, 0
 	for name, field := range map[string]*int{"pagesize": &size, "pagetoken": &start} {
@@ -339,18 +345,18 @@ func pageOf[T any](r *request, all []T) ([]T, string, error) {
 			continue
 		}
 		if *field, err = strconv.Atoi(q[name]); err != nil || *field < 0 {
-			return nil, "", badRequest(name + " is not a number")
+			return nil, 0, "", badRequest(name + " is not a number")
 		}
 	}
 	if size == 0 || size > maxPage {
 		size = maxPage
 	}
 	start = min(start, len(all))
-	end := min(start+size, len(all))
-	if end == len(all) {
-		return all[start:], "0", nil
+	end = min(start+size, len(all))
+	if next = "0"; end < len(all) {
+		next = strconv.Itoa(end)
 	}
-	return all[start:end], strconv.Itoa(end), nil
+	return all[start:end], end, next, nil
 }
 
 var errLoginData = errors.New("oslogin data in the document is not of the documented form")

@@ -58,7 +58,8 @@ func TestOSLogin(t *testing.T) {
 		return `{"posixGroups":[` + strings.Join(list, ",") + `],"nextPageToken":"` + next + `"}`
 	}
 	for query, body := range map[string]string{
-		"users":                                                users("0", ann, bob, eve),
+		// A page of users with the token "0" has none, as the modules take it; one of groups may have some.
+		"users":                                                users("3", ann, bob, eve),
 		"users?username=ann":                                   users("0", ann),
 		"users?username=ann&view=securityKey":                  users("0", withKey),
 		"users?username=ann&view=other":                        users("0", ann),
@@ -66,21 +67,21 @@ func TestOSLogin(t *testing.T) {
 		"users?uid=4294967294":                                 users("0", bob),
 		"users?username=ann&uid=1001":                          users("0", ann),
 		"users?username=ann&uid=1003":                          "",
-		"users?username=":                                      users("0", ann, bob, eve),
+		"users?username=":                                      users("3", ann, bob, eve),
 		"users?username=nobody":                                "",
 		"users?username=Ann":                                   "",
 		"users?uid=1":                                          "",
 		"users?uid=01001":                                      "",
 		"users?uid=x":                                          "",
 		"users?pagesize=2":                                     users("2", ann, bob),
-		"users?pagesize=2&pagetoken=2":                         users("0", eve),
+		"users?pagesize=2&pagetoken=2":                         users("3", eve),
 		"users?pagesize=1&pagetoken=1":                         users("2", bob),
-		"users?pagesize=3":                                     users("0", ann, bob, eve),
-		"users?pagesize=0":                                     users("0", ann, bob, eve),
-		"users?pagesize=9223372036854775807":                   users("0", ann, bob, eve),
+		"users?pagesize=3":                                     users("3", ann, bob, eve),
+		"users?pagesize=0":                                     users("3", ann, bob, eve),
+		"users?pagesize=9223372036854775807":                   users("3", ann, bob, eve),
 		"users?pagesize=2&pagetoken=3":                         users("0"),
 		"users?pagesize=2&pagetoken=999999999999":              users("0"),
-		"users?pagesize=2048&pagetoken=0":                      users("0", ann, bob, eve),
+		"users?pagesize=2048&pagetoken=0":                      users("3", ann, bob, eve),
 		"users?groupname=ops":                                  `{"usernames":["ann","bob"],"nextPageToken":"0"}`,
 		"users?groupname=ops&pagesize=1":                       `{"usernames":["ann"],"nextPageToken":"1"}`,
 		"users?groupname=ops&pagesize=1&pagetoken=1":           `{"usernames":["bob"],"nextPageToken":"0"}`,
@@ -166,6 +167,9 @@ func TestOSLoginPages(t *testing.T) {
 			if err := json.Unmarshal(get(s, "oslogin/users?pagetoken="+at+size).Body.Bytes(), &page); err != nil {
 				t.Fatal(err)
 			}
+			if (page.Next == "0") != (len(page.Profiles) == 0) {
+				t.Errorf("%s: token %q on a page of %d users, want \"0\" on the empty one", size, page.Next, len(page.Profiles))
+			}
 			for _, p := range page.Profiles {
 				if want := fmt.Sprintf("u%d@example.test", seen); p.Name != want {
 					t.Fatalf("%s: profile %q, want %q", size, p.Name, want)
@@ -174,8 +178,8 @@ func TestOSLoginPages(t *testing.T) {
 			}
 			at = page.Next
 		}
-		if seen != 2100 || pages > 3 {
-			t.Errorf("%q: %d users on %d pages, want 2100 on at most 3", size, seen, pages)
+		if seen != 2100 || pages > 4 {
+			t.Errorf("%q: %d users on %d pages, want 2100 on at most 3 and an empty one", size, seen, pages)
 		}
 	}
 }
