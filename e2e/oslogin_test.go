@@ -25,7 +25,18 @@ func TestOSLogin(t *testing.T) {
 	s.cli(t, "set", "oslogin/users", "--json", users)
 	s.cli(t, "set", "oslogin/groups", "--json", `[{"name": "testers", "gid": 123499, "usernames": ["ann_example_com", "bob_example_com"]}]`)
 	s.cli(t, "set", "oslogin/authorize", "--json", `{"login": ["ann@example.com"], "adminLogin": []}`)
-	s.run(t, nil, "sed", "-i", "-E", `s/^(passwd|group):.*/\1: files oslogin/`, "/etc/nsswitch.conf")
+	s.run(t, nil, "sed", "-i", "-E", `s/^(passwd|group):.*/\1: files cache_oslogin oslogin/`, "/etc/nsswitch.conf")
+
+	t.Run("group of a user", func(t *testing.T) {
+		// Before there is a cache, with which this release of the module forgets the name of such a group. The
+		// password is whatever was in its memory.
+		for _, key := range []string{"ann_example_com", "123450"} {
+			got := strings.Split(strings.TrimSpace(s.run(t, nil, "getent", "group", key)), ":")
+			if len(got) != 4 || got[0] != "ann_example_com" || got[2] != "123450" || got[3] != "ann_example_com" {
+				t.Errorf("getent group %s = %q, want the name, 123450 and one member", key, got)
+			}
+		}
+	})
 
 	t.Run("cache", func(t *testing.T) {
 		// The program asks for pages until it gets the token "0", which comes with an empty page of users but may come
@@ -47,11 +58,15 @@ func TestOSLogin(t *testing.T) {
 			{"passwd", "123451", "bob_example_com:*:123451:123451::/home/bob_example_com:/bin/sh"},
 			{"group", "testers", "testers::123499:ann_example_com,bob_example_com"},
 			{"group", "123499", "testers::123499:ann_example_com,bob_example_com"},
-			{"group", "ann_example_com", "ann_example_com::123450:ann_example_com"},
 		} {
-			if got := strings.TrimSpace(s.run(t, nil, "getent", c.database, c.key)); got != c.want {
-				t.Errorf("getent %s %s = %q, want %q", c.database, c.key, got, c.want)
+			for _, module := range []string{"oslogin", "cache_oslogin"} { // the first asks the server each time
+				if got := strings.TrimSpace(s.run(t, nil, "getent", "-s", module, c.database, c.key)); got != c.want {
+					t.Errorf("getent -s %s %s %s = %q, want %q", module, c.database, c.key, got, c.want)
+				}
 			}
+		}
+		if got, want := strings.TrimSpace(s.run(t, nil, "id", "-G", "bob_example_com")), "123451 123499"; got != want {
+			t.Errorf("id -G bob_example_com = %q, want %q", got, want)
 		}
 		missing := s.run(t, nil, "sh", "-c", "getent passwd nobody_example_com; echo $?")
 		if strings.TrimSpace(missing) != "2" {
