@@ -19,9 +19,10 @@ import (
 func TestComputeMetadata(t *testing.T) {
 	s := serve(t)
 	s.setenv(t)
+	logModule(t, "cloud.google.com/go/compute/metadata")
 
 	t.Run("OnGCE", func(t *testing.T) {
-		if !metadata.OnGCE() || !metadata.OnGCEWithContext(t.Context()) {
+		if !metadata.OnGCE() || !metadata.OnGCEWithContext(t.Context()) || !metadata.NewClient(nil).OnGCEWithContext(t.Context()) {
 			t.Error("OnGCE() = false with GCE_METADATA_HOST set")
 		}
 	})
@@ -31,31 +32,56 @@ func TestComputeMetadata(t *testing.T) {
 		nic := d.Instance.NetworkInterfaces[0]
 		account := d.Instance.ServiceAccounts["default"]
 		_, zone, _ := strings.Cut(d.Instance.Zone, "/zones/")
-		for name, c := range map[string]struct {
-			get  func() (any, error)
-			want any
+		table := []struct {
+			name            string
+			get, getContext any // the functions of the package
+			arg             []string
+			want            any
 		}{
-			"ProjectID":              {erase(metadata.ProjectID), d.Project.ProjectID},
-			"NumericProjectID":       {erase(metadata.NumericProjectID), d.Project.NumericProjectID.String()},
-			"InternalIP":             {erase(metadata.InternalIP), nic.IP},
-			"ExternalIP":             {erase(metadata.ExternalIP), nic.AccessConfigs[0].ExternalIP},
-			"Hostname":               {erase(metadata.Hostname), d.Instance.Hostname},
-			"InstanceID":             {erase(metadata.InstanceID), d.Instance.ID.String()},
-			"InstanceName":           {erase(metadata.InstanceName), d.Instance.Name},
-			"Zone":                   {erase(metadata.Zone), zone},
-			"InstanceTags":           {erase(metadata.InstanceTags), d.Instance.Tags},
-			"InstanceAttributes":     {erase(metadata.InstanceAttributes), keys(d.Instance.Attributes)},
-			"ProjectAttributes":      {erase(metadata.ProjectAttributes), keys(d.Project.Attributes)},
-			"InstanceAttributeValue": {of(metadata.InstanceAttributeValue, "startup-script"), d.Instance.Attributes["startup-script"]},
-			"ProjectAttributeValue":  {of(metadata.ProjectAttributeValue, "demo-project-key"), d.Project.Attributes["demo-project-key"]},
-			"Email":                  {of(metadata.Email, ""), account.Email},
-			"Email of an account":    {of(metadata.Email, account.Email), account.Email},
-			"Scopes":                 {of(metadata.Scopes, ""), account.Scopes},
-			"Get":                    {of(metadata.Get, "instance/machine-type"), d.Instance.MachineType},
-		} {
-			got, err := c.get()
-			if err != nil || !reflect.DeepEqual(got, c.want) {
-				t.Errorf("%s() = %q, %v; want %q", name, got, err, c.want)
+			{"ProjectID", metadata.ProjectID, metadata.ProjectIDWithContext, nil, d.Project.ProjectID},
+			{"NumericProjectID", metadata.NumericProjectID, metadata.NumericProjectIDWithContext, nil, d.Project.NumericProjectID.String()},
+			{"InternalIP", metadata.InternalIP, metadata.InternalIPWithContext, nil, nic.IP},
+			{"ExternalIP", metadata.ExternalIP, metadata.ExternalIPWithContext, nil, nic.AccessConfigs[0].ExternalIP},
+			{"Hostname", metadata.Hostname, metadata.HostnameWithContext, nil, d.Instance.Hostname},
+			{"InstanceID", metadata.InstanceID, metadata.InstanceIDWithContext, nil, d.Instance.ID.String()},
+			{"InstanceName", metadata.InstanceName, metadata.InstanceNameWithContext, nil, d.Instance.Name},
+			{"Zone", metadata.Zone, metadata.ZoneWithContext, nil, zone},
+			{"InstanceTags", metadata.InstanceTags, metadata.InstanceTagsWithContext, nil, d.Instance.Tags},
+			{"InstanceAttributes", metadata.InstanceAttributes, metadata.InstanceAttributesWithContext, nil, keys(d.Instance.Attributes)},
+			{"ProjectAttributes", metadata.ProjectAttributes, metadata.ProjectAttributesWithContext, nil, keys(d.Project.Attributes)},
+			{"InstanceAttributeValue", metadata.InstanceAttributeValue, metadata.InstanceAttributeValueWithContext, []string{"startup-script"}, d.Instance.Attributes["startup-script"]},
+			{"ProjectAttributeValue", metadata.ProjectAttributeValue, metadata.ProjectAttributeValueWithContext, []string{"demo-project-key"}, d.Project.Attributes["demo-project-key"]},
+			{"Email", metadata.Email, metadata.EmailWithContext, []string{""}, account.Email},
+			{"Email", metadata.Email, metadata.EmailWithContext, []string{account.Email}, account.Email},
+			{"Scopes", metadata.Scopes, metadata.ScopesWithContext, []string{""}, account.Scopes},
+			{"Get", metadata.Get, metadata.GetWithContext, []string{"instance/machine-type"}, d.Instance.MachineType},
+		}
+		client := reflect.ValueOf(metadata.NewWithOptions(&metadata.Options{Client: http.DefaultClient}))
+		tried := map[string]bool{"OnGCEWithContext": true, "Subscribe": true, "SubscribeWithContext": true} // by other tests here
+		for _, c := range table {
+			for name, f := range map[string]reflect.Value{
+				c.name:                             reflect.ValueOf(c.get),
+				c.name + "WithContext":             reflect.ValueOf(c.getContext),
+				"Client." + c.name:                 client.MethodByName(c.name),
+				"Client." + c.name + "WithContext": client.MethodByName(c.name + "WithContext"),
+			} {
+				var in []reflect.Value
+				if strings.HasSuffix(name, "WithContext") {
+					in = append(in, reflect.ValueOf(t.Context()))
+				}
+				for _, arg := range c.arg {
+					in = append(in, reflect.ValueOf(arg))
+				}
+				out := f.Call(in)
+				if got, err := out[0].Interface(), out[1].Interface(); err != nil || !reflect.DeepEqual(got, c.want) {
+					t.Errorf("%s(%q) = %q, %v; want %q", name, c.arg, got, err, c.want)
+				}
+			}
+			tried[c.name], tried[c.name+"WithContext"] = true, true
+		}
+		for m := range client.Type().Methods() {
+			if !tried[m.Name] {
+				t.Errorf("the package has a function %s that this test does not try", m.Name)
 			}
 		}
 	})
@@ -165,10 +191,6 @@ func (a *announcer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}))
 	}
 	return http.DefaultTransport.RoundTrip(r)
-}
-
-func erase[T any](f func() (T, error)) func() (any, error) {
-	return func() (any, error) { return f() }
 }
 
 func of[T any](f func(string) (T, error), arg string) func() (any, error) {

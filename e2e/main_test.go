@@ -82,6 +82,7 @@ var document struct {
 		Attributes        map[string]string
 		Hostname          string
 		ID                json.Number
+		Licenses          []struct{ ID json.Number }
 		MachineType       string
 		Name              string
 		NetworkInterfaces []struct {

@@ -9,6 +9,7 @@ import (
 
 func TestOpenTelemetry(t *testing.T) {
 	serve(t).setenv(t)
+	logModule(t, "go.opentelemetry.io/contrib/detectors/gcp")
 	resource, err := gcp.NewDetector().Detect(t.Context())
 	if err != nil {
 		t.Fatal(err)

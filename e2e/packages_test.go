@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -37,4 +38,18 @@ func packageVersion(t *testing.T, name string) string {
 	}
 	t.Fatalf("the Debian package %s is not unpacked; remove dist/e2e and run e2e/run", name)
 	return ""
+}
+
+// logModule notes which version of a Go module is tried.
+func logModule(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(here, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`(?m)^\t` + regexp.QuoteMeta(path) + ` (\S+)`).FindSubmatch(data)
+	if version == nil {
+		t.Fatalf("go.mod does not require %s", path)
+	}
+	t.Log(path, string(version[1]))
 }
