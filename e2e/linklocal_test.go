@@ -25,7 +25,7 @@ func TestLinkLocal(t *testing.T) {
 			t.Errorf("a Go program finds instance %s, want %s", got, want)
 		}
 	})
-	for _, library := range []string{"gcp-metadata", "google-auth-library"} {
+	for _, library := range libraries {
 		t.Run("Node "+library, func(t *testing.T) { runNode(t, s, library) })
 	}
 	t.Run("Python google-auth", func(t *testing.T) { runPython(t, s) })

@@ -8,9 +8,19 @@ import (
 	"testing"
 )
 
+// libraries of Node; each has a test in the directory node.
+var libraries = []string{
+	"gcp-metadata",
+	"google-auth-library",
+	"jose",
+	"jsonwebtoken",
+	"@opentelemetry/resource-detector-gcp",
+	"@google-cloud/storage",
+}
+
 func TestNode(t *testing.T) {
 	s := serve(t)
-	for _, library := range []string{"gcp-metadata", "google-auth-library"} {
+	for _, library := range libraries {
 		t.Run(library, func(t *testing.T) { runNode(t, s, library) })
 	}
 }
@@ -29,6 +39,6 @@ func runNode(t *testing.T, s *server, library string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.client(t, nil, node, filepath.Join(here, "node", library+".test.js"))
+	s.client(t, nil, node, filepath.Join(here, "node", filepath.Base(library)+".test.js"))
 	t.Log(library, installed.Version)
 }
