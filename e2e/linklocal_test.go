@@ -28,7 +28,9 @@ func TestLinkLocal(t *testing.T) {
 	for _, library := range libraries {
 		t.Run("Node "+library, func(t *testing.T) { runNode(t, s, library) })
 	}
-	t.Run("Python google-auth", func(t *testing.T) { runPython(t, s) })
+	for _, library := range append(pythonLibraries, "libcloud") {
+		t.Run("Python "+library, func(t *testing.T) { runPython(t, s, library) })
+	}
 	t.Run("names", func(t *testing.T) {
 		for _, host := range []string{"metadata.google.internal", "metadata", "169.254.169.254", "169.254.169.254:80"} {
 			url := "http://" + host + "/computeMetadata/v1/instance/id"

@@ -85,4 +85,13 @@ func TestOSLogin(t *testing.T) {
 			t.Errorf("google_authorized_keys of a user who may not log in = %q, want no key", got)
 		}
 	})
+
+	t.Run("PAM", func(t *testing.T) {
+		s.run(t, nil, "sh", "-c", "echo 'account required pam_oslogin_login.so' >/etc/pam.d/e2e")
+		s.run(t, nil, "pamtester", "e2e", "ann_example_com", "acct_mgmt")
+		refused := s.run(t, nil, "sh", "-c", "pamtester e2e bob_example_com acct_mgmt 2>&1; echo status $?")
+		if !strings.Contains(refused, "Permission denied") || !strings.HasSuffix(refused, "status 1\n") {
+			t.Errorf("pamtester for a user who may not log in: %q, want that permission is denied", refused)
+		}
+	})
 }

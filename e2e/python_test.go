@@ -2,21 +2,28 @@ package e2e
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
 // python is Debian's: the unpacked packages are made for that one.
 const python = "/usr/bin/python3"
 
+// pythonLibraries have a test each in the directory python.
+var pythonLibraries = []string{"google-auth", "google-auth-httplib2", "jwt"}
+
 func TestPython(t *testing.T) {
 	s := serve(t)
-	t.Run("google-auth", func(t *testing.T) {
-		runPython(t, s, "PYTHONPATH="+filepath.Join(layer(t), "usr/lib/python3/dist-packages"))
-	})
+	for _, library := range pythonLibraries {
+		t.Run(library, func(t *testing.T) {
+			runPython(t, s, library, "PYTHONPATH="+filepath.Join(layer(t), "usr/lib/python3/dist-packages"))
+		})
+	}
 }
 
-func runPython(t *testing.T, s *server, env ...string) {
+func runPython(t *testing.T, s *server, library string, env ...string) {
 	t.Helper()
-	s.client(t, append(env, "PYTHONDONTWRITEBYTECODE=1"), python, "-W", "ignore::ResourceWarning", filepath.Join(here, "python/test_google_auth.py"))
-	t.Log("google-auth", packageVersion(t, "python3-google-auth"))
+	test := filepath.Join(here, "python", "test_"+strings.ReplaceAll(library, "-", "_")+".py")
+	s.client(t, append(env, "PYTHONDONTWRITEBYTECODE=1"), python, "-W", "ignore::ResourceWarning", test)
+	t.Log("python3-"+library, packageVersion(t, "python3-"+library))
 }
