@@ -41,9 +41,9 @@ func TestLinkLocal(t *testing.T) {
 	})
 }
 
-// probe is this test binary as a program of a world: it has no variable that
+// linkLocal is this test binary as a program of a world: it has no variable that
 // names a metadata server.
-func probe() error {
+func linkLocal() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if !metadata.OnGCEWithContext(ctx) {

@@ -23,7 +23,7 @@ const nowhere = "127.0.0.1:9"
 func TestMain(m *testing.M) {
 	status, err := 0, error(nil)
 	if os.Getenv("GCEMDS_E2E_PROBE") == "go" {
-		err = probe()
+		err = linkLocal()
 	} else {
 		status, err = run(m)
 	}
