@@ -34,7 +34,7 @@ func TestSystemd(t *testing.T) {
 	if got := curl(t, w, "-H", flavor, "http://"+address+"/computeMetadata/v1/instance/service-accounts/default/email"); got != "robot@my-project.iam.gserviceaccount.com 200" {
 		t.Errorf("the first request on the socket of systemd gets %q, want the e-mail of the configuration", got)
 	}
-	if got := s.run(t, []string{"GCEMDS_CONFIG=/etc/gcemds/gcemds.yaml"}, "gcemds", "get", "instance/name"); strings.TrimSpace(got) == "" {
+	if got := s.run(t, []string{"GCEMDS_ADMIN=/run/gcemds/admin.sock"}, "gcemds", "get", "instance/name"); strings.TrimSpace(got) == "" {
 		t.Error("the admin socket of the configuration does not answer")
 	}
 }
