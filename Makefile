@@ -55,7 +55,7 @@ cross: $(PLATFORMS:%=cross/%) ## build for every platform without cgo into dist/
 
 $(PLATFORMS:%=cross/%): export CGO_ENABLED := 0
 $(PLATFORMS:%=cross/%): cross/%:
-	GOOS=$(*D) GOARCH=$(*F) $(GO) build ./...
+	GOOS=$(*D) GOARCH=$(*F) $(GO) build -trimpath ./...
 	GOOS=$(*D) GOARCH=$(*F) $(GO) build -trimpath -ldflags='-s -w' \
 		-o dist/gcemds-$(*D)-$(*F)$(if $(filter windows,$(*D)),.exe) ./cmd/gcemds
 
