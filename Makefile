@@ -45,7 +45,7 @@ vuln: ## look for known vulnerabilities (GOVULNDB=file:///... for a local databa
 fuzz: ## fuzz every fuzz test for FUZZTIME each (default 1m)
 	@.ci/fuzz $(FUZZTIME)
 
-e2e: ## run the end-to-end lanes: real clients, a cluster, root if we are root
+e2e: ## try real clients, the image and the units (Debian 12; all of it as root)
 	e2e/run
 
 bench: ## run the benchmarks and print the report
