@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds everything a client or the command line does.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // A server is a running gcemds.
 type server struct {
