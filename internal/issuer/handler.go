@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
 // routes are all endpoints: the pattern, how long the answer may be cached,
 // and the function that gives it.
-var routes = []struct {
-	pattern string
-	cache   caching
-	answer  func(*Issuer, *http.Request) (any, error)
-}{
+var routes = []route{
 	{"GET /oauth2/v3/certs", cacheKeys, (*Issuer).jwks},
 	{"GET /oauth2/v1/certs", cacheKeys, (*Issuer).certificates},
 	{"GET /.well-known/openid-configuration", cacheKeys, (*Issuer).discovery},
@@ -22,6 +19,29 @@ var routes = []struct {
 	{"POST /tokeninfo", cacheNever, (*Issuer).tokeninfo},
 	{"GET /oauth2/v3/tokeninfo", cacheNever, (*Issuer).tokeninfo},
 	{"POST /oauth2/v3/tokeninfo", cacheNever, (*Issuer).tokeninfo},
+}
+
+// fakeRoutes are the endpoints of a fake Google beside those, under their
+// paths of today and of the years before.
+var fakeRoutes = []route{
+	{"POST /token", cacheNever, (*Issuer).token},
+	{"POST /oauth2/v3/token", cacheNever, (*Issuer).token},
+	{"POST /oauth2/v4/token", cacheNever, (*Issuer).token},
+	{"POST /o/oauth2/token", cacheNever, (*Issuer).token},
+	{"POST /v1/token", cacheNever, (*Issuer).exchange},
+	{"POST /v1/identitybindingtoken", cacheNever, (*Issuer).exchange},
+	{"POST /v1/oauthtoken", cacheNever, (*Issuer).workforceToken},
+	{"POST /v1/projects/-/serviceAccounts/{call}", cacheNever, (*Issuer).credentials},
+	{"GET /service_accounts/v1/metadata/x509/{account}", cacheKeys, (*Issuer).accountX509},
+	{"GET /service_accounts/v1/metadata/jwk/{account}", cacheKeys, (*Issuer).accountJWK},
+	{"GET /service_accounts/v1/metadata/raw/{account}", cacheKeys, (*Issuer).accountRaw},
+	{"GET /robot/v1/metadata/x509/{account}", cacheKeys, (*Issuer).accountX509},
+}
+
+type route struct {
+	pattern string
+	cache   caching
+	answer  func(*Issuer, *http.Request) (any, error)
 }
 
 type caching uint8
@@ -44,33 +64,31 @@ func (c caching) header(persistent bool) string {
 	return "public, max-age=60, must-revalidate, no-transform"
 }
 
-// A refusal is an error answer in the form of RFC 6749 section 5.2.
-type refusal struct {
-	status            int
-	code, description string
-}
-
-func (r refusal) Error() string { return r.code + ": " + r.description }
-
-// maxForm bounds the body of a POST: one token.
+// maxForm bounds the body of a POST: a few tokens.
 const maxForm = 4 * maxToken
 
-// Handler serves the keys of the issuer and tokeninfo. All of it is public:
-// it tells about a token only to those who have it.
+// Handler serves the keys of the issuer and tokeninfo: all of it public, it
+// tells about a token only to those who have it. With a Directory it serves
+// what a fake Google has besides.
 func (i *Issuer) Handler() http.Handler {
 	mux := http.NewServeMux()
+	served := routes
+	if i.directory.Load() != nil {
+		served = slices.Concat(routes, fakeRoutes)
+	}
 	var index strings.Builder
 	index.WriteString("gcemds offline issuer. Google accepts none of its tokens.\n\n")
-	for _, route := range routes {
+	for _, route := range served {
 		fmt.Fprintln(&index, route.pattern)
 		cache := route.cache.header(len(i.options.Keys) > 0)
 		mux.HandleFunc(route.pattern, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 			body, err := route.answer(i, r)
 			if err != nil {
+				i.log(r, err)
 				refuse(w, err)
 				return
 			}
+			i.log(r, nil)
 			w.Header().Set("Cache-Control", cache)
 			writeJSON(w, http.StatusOK, body)
 		})
@@ -79,16 +97,24 @@ func (i *Issuer) Handler() http.Handler {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Write([]byte(index.String()))
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if f, ok := i.knobs.fault(r.URL.Path); ok && f.serve(w, r) {
+			i.log(r, errors.New("a fault was due"))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
-func refuse(w http.ResponseWriter, err error) {
-	var r refusal
-	if !errors.As(err, &r) {
-		r = refusal{http.StatusServiceUnavailable, "temporarily_unavailable", "The issuer has no key yet"}
+// log writes a line for an answer. The path names accounts and methods; the
+// rest of a request is not shown, since that is where secrets are.
+func (i *Issuer) log(r *http.Request, err error) {
+	if err != nil {
+		i.options.Log.Warn("refused", "method", r.Method, "path", r.URL.Path, "error", err)
+		return
 	}
-	w.Header().Set("Cache-Control", cacheNever.header(false))
-	writeJSON(w, r.status, map[string]string{"error": r.code, "error_description": r.description})
+	i.options.Log.Info("answered", "method", r.Method, "path", r.URL.Path)
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
@@ -129,13 +155,16 @@ func (i *Issuer) certificates(r *http.Request) (any, error) {
 // discovery names what this issuer has and nothing else: there is no
 // authorization endpoint, since nobody logs in here.
 func (i *Issuer) discovery(r *http.Request) (any, error) {
-	return struct {
+	document := struct {
 		Issuer    string   `json:"issuer"`
+		Token     string   `json:"token_endpoint,omitempty"`
 		JWKS      string   `json:"jwks_uri"`
 		Responses []string `json:"response_types_supported"`
 		Subjects  []string `json:"subject_types_supported"`
 		Algs      []string `json:"id_token_signing_alg_values_supported"`
 		Scopes    []string `json:"scopes_supported"`
+		Methods   []string `json:"token_endpoint_auth_methods_supported,omitempty"`
+		Grants    []string `json:"grant_types_supported,omitempty"`
 		Claims    []string `json:"claims_supported"`
 	}{
 		Issuer:    i.options.URL,
@@ -145,7 +174,13 @@ func (i *Issuer) discovery(r *http.Request) (any, error) {
 		Algs:      []string{"RS256"},
 		Scopes:    []string{"openid", "email", "profile"},
 		Claims:    []string{"aud", "azp", "email", "email_verified", "exp", "iat", "iss", "sub"},
-	}, nil
+	}
+	if i.directory.Load() != nil {
+		document.Token = i.base(r) + "/token"
+		document.Methods = []string{"client_secret_post", "client_secret_basic"}
+		document.Grants = []string{"refresh_token", grantJWT}
+	}
+	return document, nil
 }
 
 // base is the URL under which the client sees us.

@@ -2,9 +2,15 @@
 // tokens and ID tokens that look like Google's, and serves the keys and the
 // tokeninfo endpoint with which a verifier of ours can check them.
 //
+// Given a Directory it is a fake Google: it also answers as the token
+// endpoint, the Security Token Service and the IAM credentials API do, in
+// their wire format and with their errors, to programs that can be pointed at
+// it. There it is strict: it verifies every signature, and gives nothing to
+// whom the Directory does not name. Knobs make it slow, wrong or broken.
+//
 // It is for tests, demonstrations and closed systems. Google accepts none of
-// its tokens, and it decides nothing: whoever holds an Issuer can be anybody.
-// Facts are from section 4 of the credentials specification.
+// its tokens, and whoever holds an Issuer in a program can be anybody. Facts
+// are from sections 3, 4 and 8 of the credentials specification.
 package issuer
 
 import (
@@ -15,10 +21,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/token"
@@ -73,6 +81,13 @@ type Options struct {
 	// Size is the least length of an access token in characters, for trying
 	// how programs do with long ones. At most 16000. Default: no padding.
 	Size int
+
+	// Directory makes the issuer a fake Google: Handler serves the token
+	// endpoints to those who are in it. Nil: keys and tokeninfo only.
+	Directory *Directory
+
+	// Log gets a line for each request that Handler answers. Default: silent.
+	Log *slog.Logger
 }
 
 // An Issuer mints and verifies tokens. Its methods may be used from many
@@ -81,10 +96,17 @@ type Issuer struct {
 	options Options
 	secrets [][]byte // of access tokens: the first signs, all verify
 
+	knobs     knobs
+	directory atomic.Pointer[index] // nil: not a fake Google
+
 	begin sync.Once     // guards the generation of keys
-	made  chan struct{} // closed when keys and err are final
-	keys  []*key        // the first signs, all are published
+	made  chan struct{} // closed when there are keys, or err
 	err   error
+
+	mu      sync.Mutex
+	keys    []*key                 // the first signs, all are published
+	managed map[string]*accountKey // by e-mail: what Google keeps for an account
+	making  sync.WaitGroup         // those of managed; Close waits
 }
 
 // New returns an issuer. It is fast: a key that is missing is generated later,
@@ -98,7 +120,15 @@ func New(o Options) (*Issuer, error) {
 		return nil, err
 	}
 
-	i := &Issuer{options: o, made: make(chan struct{})}
+	i := &Issuer{options: o, made: make(chan struct{}), managed: map[string]*accountKey{}}
+	if o.Log == nil {
+		i.options.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Directory != nil {
+		if err := i.SetDirectory(*o.Directory); err != nil {
+			return nil, err
+		}
+	}
 	if len(o.Keys) == 0 {
 		secret := make([]byte, 32)
 		rand.Read(secret)
@@ -153,13 +183,15 @@ func tokenChar(r rune) bool {
 }
 
 // Close waits until no key is being generated. The issuer still mints access
-// tokens afterwards, and ID tokens if it had a key.
+// tokens afterwards, and ID tokens if it had a key. Nothing of it may be
+// served any more when it is called.
 func (i *Issuer) Close() {
 	i.begin.Do(func() {
 		i.err = errors.New("the issuer was closed before it needed a key")
 		close(i.made)
 	})
 	<-i.made
+	i.making.Wait()
 }
 
 // Source returns the source of tokens for an account. It mints both kinds,
@@ -190,17 +222,19 @@ func (s source) Mint(ctx context.Context, req token.Request) (token.Token, error
 	return t, nil
 }
 
-// access mints an access token. Life is rounded up to whole seconds.
+// access mints an access token of an account.
 func (s source) access(scopes []string) (token.Token, error) {
-	now := time.Now()
-	c := accessClaims{
-		Email:   s.email,
-		Scope:   strings.Join(scopes, " "),
-		Issued:  now.Unix(),
-		Expiry:  now.Add(s.issuer.options.Life + time.Second - 1).Unix(),
-		TokenID: rand.Text(), // two tokens of one second differ, as Google's do
-	}
-	value, err := s.issuer.signAccess(c)
+	return s.issuer.access(s.issuer.options.Prefix, accessClaims{Email: s.email, Scope: strings.Join(scopes, " ")}, s.issuer.options.Life)
+}
+
+// access completes the claims and seals them. Life is rounded up to whole
+// seconds.
+func (i *Issuer) access(prefix string, c accessClaims, life time.Duration) (token.Token, error) {
+	now := i.now()
+	c.Issued = now.Unix()
+	c.Expiry = now.Add(life + time.Second - 1).Unix()
+	c.TokenID = rand.Text() // two tokens of one second differ, as Google's do
+	value, err := i.signAccess(prefix, c)
 	if err != nil {
 		return token.Token{}, err
 	}
@@ -230,7 +264,7 @@ func (s source) identity(ctx context.Context, req token.Request) (token.Token, e
 	if err != nil {
 		return token.Token{}, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("sign an ID token for %s: %w", s.email, err)}
 	}
-	issued := time.Now().Add(-backdate).Truncate(time.Second)
+	issued := s.issuer.now().Add(-backdate).Truncate(time.Second)
 	expiry := issued.Add(idLife)
 	claims["iss"] = s.issuer.options.URL
 	claims["aud"] = req.Audience

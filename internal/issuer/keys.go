@@ -3,13 +3,13 @@ package issuer
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -45,27 +45,58 @@ type jwk struct {
 }
 
 func newKey(private *rsa.PrivateKey) (*key, error) {
-	if bits := private.N.BitLen(); bits < keyBits {
-		return nil, fmt.Errorf("the RSA key has %d bits, at least %d are needed", bits, keyBits)
+	if err := checkBits(&private.PublicKey); err != nil {
+		return nil, err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	id, err := keyID(&private.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(spki)
-	k := &key{private: private, id: hex.EncodeToString(sum[:])[:40]}
-	k.web = jwk{
-		Use: "sig", Kty: "RSA", Kid: k.id, Alg: "RS256",
-		N: base64.RawURLEncoding.EncodeToString(private.N.Bytes()),
-		E: base64.RawURLEncoding.EncodeToString(big.NewInt(int64(private.E)).Bytes()),
+	cert, err := certify(&private.PublicKey, private, "gcemds offline issuer")
+	if err != nil {
+		return nil, err
 	}
+	return &key{private: private, id: id, web: webKey(id, &private.PublicKey), cert: cert}, nil
+}
 
+func checkBits(public *rsa.PublicKey) error {
+	if bits := public.N.BitLen(); bits < keyBits {
+		return fmt.Errorf("the RSA key has %d bits, at least %d are needed", bits, keyBits)
+	}
+	return nil
+}
+
+func webKey(id string, public *rsa.PublicKey) jwk {
+	return jwk{
+		Use: "sig", Kty: "RSA", Kid: id, Alg: "RS256",
+		N: base64url.EncodeToString(public.N.Bytes()),
+		E: base64url.EncodeToString(big.NewInt(int64(public.E)).Bytes()),
+	}
+}
+
+// keyID is the id of a key that nobody has named.
+func keyID(public crypto.PublicKey) (string, error) {
+	sum, err := fingerprint(public)
+	return hex.EncodeToString(sum[:])[:40], err
+}
+
+func fingerprint(public crypto.PublicKey) ([sha256.Size]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	return sha256.Sum256(spki), err
+}
+
+// certify returns a certificate of the key in PEM.
+func certify(public crypto.PublicKey, signer *rsa.PrivateKey, name string) (string, error) {
+	sum, err := fingerprint(public)
+	if err != nil {
+		return "", err
+	}
 	// Nothing in the certificate depends on the clock or on chance: the same
 	// key has the same certificate in each life. 99991231235959Z means that
 	// it has no end (RFC 5280 section 4.1.2.5).
 	cert := &x509.Certificate{
 		SerialNumber:          new(big.Int).SetBytes(sum[:16]),
-		Subject:               pkix.Name{CommonName: "gcemds offline issuer"},
+		Subject:               pkix.Name{CommonName: name},
 		SubjectKeyId:          sum[:20],
 		NotBefore:             time.Unix(0, 0).UTC(),
 		NotAfter:              time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
@@ -74,12 +105,11 @@ func newKey(private *rsa.PrivateKey) (*key, error) {
 		BasicConstraintsValid: true,
 		SignatureAlgorithm:    x509.SHA256WithRSA,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, &private.PublicKey, private)
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, public, signer)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	k.cert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	return k, nil
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), nil
 }
 
 // generate makes the key of an issuer that was given none. Close waits for
@@ -97,7 +127,9 @@ func (i *Issuer) generate() {
 			i.err = fmt.Errorf("generate a key: %w", err)
 			return
 		}
+		i.mu.Lock()
 		i.keys = []*key{k}
+		i.mu.Unlock()
 	}()
 }
 
@@ -107,10 +139,34 @@ func (i *Issuer) ready(ctx context.Context) ([]*key, error) {
 	i.begin.Do(i.generate)
 	select {
 	case <-i.made:
+		i.mu.Lock()
+		defer i.mu.Unlock()
 		return i.keys, i.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// Rotate makes a new key that signs from now on. The key that signed until
+// now stays published, older ones do not: an ID token verifies until the
+// second rotation after it, so rotate no more often than once an hour.
+func (i *Issuer) Rotate(ctx context.Context) error {
+	old, err := i.ready(ctx)
+	if err != nil {
+		return err
+	}
+	private, err := rsa.GenerateKey(rand.Reader, keyBits)
+	if err != nil {
+		return fmt.Errorf("generate a key: %w", err)
+	}
+	k, err := newKey(private)
+	if err != nil {
+		return fmt.Errorf("generate a key: %w", err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keys = []*key{k, old[0]} // a new slice: the old one is being read
+	return nil
 }
 
 // accessSecret derives the HMAC key of access tokens, so that one key file
@@ -175,8 +231,8 @@ func parseKeys(data []byte) ([]*rsa.PrivateKey, error) {
 		if !ok {
 			return nil, fmt.Errorf("PEM block %d is not an RSA key (the tokens are signed with RS256)", n)
 		}
-		if bits := private.N.BitLen(); bits < keyBits {
-			return nil, fmt.Errorf("PEM block %d: the RSA key has %d bits, at least %d are needed", n, bits, keyBits)
+		if err := checkBits(&private.PublicKey); err != nil {
+			return nil, fmt.Errorf("PEM block %d: %w", n, err)
 		}
 		for _, k := range keys {
 			if k.Equal(private) {
