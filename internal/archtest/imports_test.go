@@ -21,6 +21,8 @@ var imports = map[string]map[string]string{
 		"internal/admin":  "commands talk to a running server through the admin client",
 		"internal/config": "config check and config show read the file without a server",
 		"internal/daemon": "serve runs one",
+		"internal/issuer": "google runs one as a fake Google",
+		"internal/proxy":  "google puts the fake where programs look for Google",
 	},
 	"bench": {
 		"internal/tree": "times edits of a large document; everything else it measures from outside",
@@ -86,6 +88,7 @@ var imports = map[string]map[string]string{
 
 	// What knows nothing but the standard library.
 	"internal/journal": {},
+	"internal/proxy":   {},
 	"internal/token":   {},
 	"internal/tree":    {},
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,7 +55,7 @@ func commandsPage() string {
 			fmt.Fprintf(&b, "```\n%s\n```\n\n", c.UseLine())
 		}
 		fmt.Fprintf(&b, "```sh\n%s\n```\n", trimIndent(c.Example))
-		settings := c.Flags().Lookup("config") != nil
+		settings := !slices.ContainsFunc(config.Settings, func(s config.Setting) bool { return c.Flags().Lookup(s.Name) == nil })
 		for _, s := range config.Settings {
 			if settings {
 				c.Flags().Lookup(s.Name).Hidden = true

@@ -265,21 +265,12 @@ func (d *Daemon) current() *config.Config {
 	return d.config
 }
 
-// watch reloads when a file of the configuration has changed and stays as it
-// is for a moment.
+// watch reloads when a file of the configuration has changed.
 func (d *Daemon) watch(ctx context.Context) {
 	if d.options.Load == nil {
 		return
 	}
-	dirty := false
-	every(ctx, watchEvery, func() {
-		changed := d.watched.changed(d.current().Files())
-		if dirty && !changed {
-			d.Reload(ctx)                                    // the journal has the error
-			changed = d.watched.changed(d.current().Files()) // what changed while it was being read is read again
-		}
-		dirty = changed
-	})
+	d.watched.run(ctx, func() []string { return d.current().Files() }, func() { d.Reload(ctx) }) // the journal has the error
 }
 
 func (d *Daemon) setReady(ready bool) {

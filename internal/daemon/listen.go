@@ -98,7 +98,7 @@ func (d *Daemon) workloadListener(c config.Listener, passed map[string][]net.Lis
 	}
 	if !c.AllowRemote && !loopback(l.Addr()) {
 		l.Close()
-		return nil, fmt.Errorf("%s can be reached from other machines, and whoever reaches it gets tokens; if you want that, say --allow-remote (allow_remote: true)", l.Addr())
+		return nil, fmt.Errorf("%w (allow_remote: true)", tooOpen(l.Addr()))
 	}
 	l = d.server.Bound(l)
 	if c.TLS != nil {

@@ -63,6 +63,21 @@ func listenTCP(addr string) (net.Listener, error) {
 	return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 }
 
+// Listen binds a TCP address. Unless remote is allowed, it must be one that
+// can be reached from this machine only.
+func Listen(addr string, allowRemote bool) (net.Listener, error) {
+	l, err := listenTCP(addr)
+	if err == nil && !allowRemote && !loopback(l.Addr()) {
+		l.Close()
+		return nil, tooOpen(l.Addr())
+	}
+	return l, err
+}
+
+func tooOpen(addr net.Addr) error {
+	return fmt.Errorf("%s can be reached from other machines, and whoever reaches it gets tokens; if you want that, say --allow-remote", addr)
+}
+
 // loopback reports whether an address can be reached from this machine only.
 func loopback(addr net.Addr) bool {
 	tcp, ok := addr.(*net.TCPAddr)

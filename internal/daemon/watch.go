@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto/sha256"
 	"io"
 	"os"
@@ -10,6 +11,27 @@ import (
 // watchEvery is how often files are looked at. Content is compared on a timer
 // because nothing can fool that: editors rename, ConfigMaps swap links.
 const watchEvery = 500 * time.Millisecond
+
+// Watch calls changed when the content of a file has changed and stays as it
+// is for a moment, until the context ends. Files may name others each time.
+func Watch(ctx context.Context, files func() []string, changed func()) {
+	var w watch
+	w.changed(files())
+	w.run(ctx, files, changed)
+}
+
+// run is Watch from the last look on.
+func (w *watch) run(ctx context.Context, files func() []string, changed func()) {
+	dirty := false
+	every(ctx, watchEvery, func() {
+		now := w.changed(files())
+		if dirty && !now {
+			changed()
+			now = w.changed(files()) // what changed while it was being read is read again
+		}
+		dirty = now
+	})
+}
 
 // A watch tells when files have changed.
 type watch struct {

@@ -54,9 +54,8 @@ type knobs struct {
 	used []int // how often each fault has happened
 }
 
-// SetKnobs replaces all knobs; faults are counted anew. It may be called while
-// the fake is in use, and changes nothing if one is wrong.
-func (i *Issuer) SetKnobs(k Knobs) error {
+// Check reports what is wrong with the knobs.
+func (k Knobs) Check() error {
 	for _, f := range k.Faults {
 		if _, err := path.Match(f.Path, "/"); err != nil {
 			return fmt.Errorf("fault of path %q: %w; a path is /token or a pattern such as /v1/*", f.Path, err)
@@ -64,6 +63,15 @@ func (i *Issuer) SetKnobs(k Knobs) error {
 		if f.Status != 0 && (f.Status < 200 || f.Status > 599) {
 			return fmt.Errorf("fault of path %q: status %d is not between 200 and 599", f.Path, f.Status)
 		}
+	}
+	return nil
+}
+
+// SetKnobs replaces all knobs; faults are counted anew. It may be called while
+// the fake is in use, and changes nothing if Check finds a fault.
+func (i *Issuer) SetKnobs(k Knobs) error {
+	if err := k.Check(); err != nil {
+		return err
 	}
 	i.knobs.mu.Lock()
 	defer i.knobs.mu.Unlock()
