@@ -22,9 +22,12 @@ const nowhere = "127.0.0.1:9"
 
 func TestMain(m *testing.M) {
 	status, err := 0, error(nil)
-	if os.Getenv("GCEMDS_E2E_PROBE") == "go" {
+	switch os.Getenv("GCEMDS_E2E_PROBE") {
+	case "go":
 		err = linkLocal()
-	} else {
+	case "google":
+		err = googleProbe()
+	default:
 		status, err = run(m)
 	}
 	if err != nil {

@@ -172,7 +172,9 @@ func (g *fakeGoogle) make(mux *http.ServeMux) error {
 		if err := g.write(g.flags.keyOut, key, 0o600); err != nil {
 			return err
 		}
-		account.Keys = []issuer.PublicKey{{Key: &private.PublicKey}}
+		if _, account.Keys, err = issuer.ParsePublicKeys(key); err != nil {
+			return err
+		}
 	}
 	if g.flags.externalOut != "" {
 		w, err := newGoogleWorkload(g.base, account.Email)
