@@ -101,7 +101,7 @@ func google(ctx context.Context, f googleFlags, stdout, stderr io.Writer) (err e
 	if err := g.make(mux); err != nil {
 		return err
 	}
-	if g.issuer, err = issuer.New(issuer.Options{Directory: &issuer.Directory{}, Eager: true, Log: g.log}); err != nil {
+	if g.issuer, err = issuer.New(issuer.Options{Directory: &issuer.Directory{}, Log: g.log}); err != nil {
 		return err
 	}
 	defer g.issuer.Close()

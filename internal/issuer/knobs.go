@@ -39,7 +39,8 @@ type Fault struct {
 	Delay time.Duration
 
 	// Status and Body are the answer; with neither, the right one is given. A
-	// status alone gets Google's body for it, a body alone the status 200.
+	// status of 400 or more alone gets Google's error for it, a body alone the
+	// status 200.
 	Status int
 	Body   string
 
@@ -128,8 +129,11 @@ func (f Fault) serve(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case f.Status == 0 && f.Body == "":
 		return false
-	case f.Body == "":
+	case f.Body == "" && f.Status >= 400:
 		refuse(w, faultOf(r.URL.Path, f.Status))
+		return true
+	case f.Body == "":
+		w.WriteHeader(f.Status)
 		return true
 	}
 	if w.Header().Get("Content-Type") == "" {

@@ -30,8 +30,8 @@ func (i *Issuer) tokeninfo(r *http.Request) (any, error) {
 	if value = strings.TrimSpace(value); !strings.EqualFold(scheme, "Bearer") || value == "" {
 		return nil, errAbsent
 	}
-	if strings.HasPrefix(value, i.options.Prefix) {
-		return i.accessInfo(value)
+	if info, err := i.accessInfo(value); err == nil {
+		return info, nil
 	}
 	return i.idInfo(r, value)
 }
