@@ -138,7 +138,7 @@ func (f *fake) files(t *testing.T) {
 	f.write(t, "idp.pem", encode(t, "PUBLIC KEY", spki, err))
 	now := time.Now()
 	f.write(t, "subject.jwt", []byte(signRS256(t, idp, object{
-		"iss": "https://idp.example", "sub": "app", "aud": "https:" + pool + "/providers/file", "iat": now.Unix(), "exp": now.Add(time.Hour).Unix()})+"\n"))
+		"iss": "https://idp.example", "sub": "app", "aud": "https:" + pool + "/providers/file", "iat": now.Unix(), "exp": now.Add(time.Hour).Unix()}))) // Node does not trim it
 
 	distributed, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -188,7 +188,7 @@ func (f *fake) derive(t *testing.T) {
 	if err := json.Unmarshal(data, &key); err != nil {
 		t.Fatal(err)
 	}
-	delete(key, "token_uri")
+	key["token_uri"] = "https://oauth2.googleapis.com/token"
 	f.writeJSON(t, "hard-sa.json", key)
 
 	external := func(provider, kind string, source object) object {
@@ -378,30 +378,40 @@ func TestGoogle(t *testing.T) {
 	})
 }
 
-// TestGoogleHosts: a program in which Google's hosts are built in, unchanged,
+// TestGoogleHosts: programs in which Google's hosts are built in, unchanged,
 // behind the proxy.
 func TestGoogleHosts(t *testing.T) {
 	f := newFake(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	cmd := machine{}.command(ctx, f.behind("GCEMDS_E2E_PROBE=google", "GCEMDS_E2E_FILES="+f.dir), self)
-	for _, v := range metadataVariables {
-		cmd.Env = append(cmd.Env, v+"="+nowhere)
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%v:\n%s", err, out)
-	}
+	t.Run("Go", func(t *testing.T) {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.client(t, []string{"GCEMDS_E2E_PROBE=google"}, self)
+	})
+	t.Run("Node google-auth-library", func(t *testing.T) {
+		f.client(t, nil, "node", filepath.Join(here, "node/google.test.js"))
+	})
+	t.Run("Python google-auth", func(t *testing.T) {
+		f.client(t, []string{"PYTHONPATH=" + filepath.Join(layer(t), "usr/lib/python3/dist-packages"), "PYTHONDONTWRITEBYTECODE=1"},
+			python, "-W", "ignore::ResourceWarning", filepath.Join(here, "python/test_google.py"))
+	})
 }
 
-// behind is the environment that puts a program behind the proxy.
-func (f *fake) behind(env ...string) []string {
+// client runs a program behind the proxy.
+func (f *fake) client(t *testing.T, env []string, name string, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	ca := f.path("ca.pem")
-	return append(env, "HTTPS_PROXY="+f.proxy, "https_proxy="+f.proxy, "SSL_CERT_FILE="+ca, "REQUESTS_CA_BUNDLE="+ca, "NODE_EXTRA_CA_CERTS="+ca)
+	env = append(env, "GCEMDS_E2E_FILES="+f.dir, "HTTPS_PROXY="+f.proxy, "https_proxy="+f.proxy,
+		"SSL_CERT_FILE="+ca, "REQUESTS_CA_BUNDLE="+ca, "NODE_EXTRA_CA_CERTS="+ca)
+	for _, v := range metadataVariables {
+		env = append(env, v+"="+nowhere)
+	}
+	if out, err := (machine{}).command(ctx, env, name, args...).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v:\n%s", filepath.Base(name), err, out)
+	}
 }
 
 // googleProbe is this test binary as such a program.

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -123,6 +124,11 @@ func TestAssertion(t *testing.T) {
 			}
 		}
 
+		resp, _ := ask(t, i, form("/token", bearerForm(signPadded(t, claims(nil)))))
+		if resp.StatusCode != 200 {
+			t.Errorf("an assertion with padding, as old google-auth has it, gets %d, want 200", resp.StatusCode)
+		}
+
 		_, body := ask(t, i, form("/token", bearerForm(sign(t, key, "key-1", claims(map[string]any{"scope": nil, "target_audience": "https://x.example"})))))
 		value, _ := body["id_token"].(string)
 		_, got := verify(t, published(t, i), value)
@@ -215,6 +221,25 @@ func FuzzAssertion(f *testing.F) {
 			t.Errorf("assertion %q = %d %v", assertion, resp.StatusCode, body)
 		}
 	})
+}
+
+// signPadded signs as old versions of Python's google-auth do: with padding.
+func signPadded(t testing.TB, claims any) string {
+	t.Helper()
+	part := func(v any) string {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return base64.URLEncoding.EncodeToString(data)
+	}
+	signed := part(jwtHeader{Alg: "RS256", Kid: "key-1", Typ: "JWT"}) + "." + part(claims)
+	sum := sha256.Sum256([]byte(signed))
+	sig, err := testKeys()[1].Sign(rand.Reader, sum[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed + "." + base64.URLEncoding.EncodeToString(sig)
 }
 
 // signES256 signs as JWTs want it: two numbers of 32 bytes.
