@@ -157,7 +157,7 @@ func (f *fake) files(t *testing.T) {
 
 	f.writeJSON(t, "adc.json", object{"type": "authorized_user", "client_id": "cli", "client_secret": "secret", "refresh_token": "1//adc"})
 	f.writeJSON(t, "wf-login.json", object{"client_id": "wf", "client_secret": "secret", "refresh_token": "first"})
-	f.writeJSON(t, "aws.json", object{"AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "wJalr", "Token": "session"})
+	f.writeJSON(t, "aws.json", object{"AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "wJalrXUtnFEMI/K7MDENG", "Token": "session"})
 	f.write(t, "google.yaml", []byte(`
 accounts:
   `+relay+`: {grants: {roles/iam.serviceAccountTokenCreator: ["serviceAccount:`+robot+`"]}}

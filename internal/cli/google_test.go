@@ -198,7 +198,7 @@ func TestGoogleConfig(t *testing.T) {
 	stop()
 	write("sa.json", string(key))
 	write("adc.json", `{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"1//r"}`)
-	write("aws.json", `{"AccessKeyId":"AKID","SecretAccessKey":"s"}`)
+	write("aws.json", `{"AccessKeyId":"AKID","SecretAccessKey":"wJalrXUtnFEMI/K7MDENG"}`)
 	write("saml", "PHNhbWw+\n")
 	const pool = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/"
 	config := func(extra string) string {

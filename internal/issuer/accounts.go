@@ -182,8 +182,8 @@ func (i *Issuer) SetDirectory(d Directory) error {
 			}
 		}
 		for _, k := range p.AWS {
-			if k.ID == "" || k.Secret == "" || k.ARN == "" {
-				fault("provider %s: an AWS key needs an id, a secret and an ARN", p.Audience)
+			if k.ID == "" || len(k.Secret) < minAWSSecret || k.ARN == "" {
+				fault("provider %s: an AWS key needs an id, a secret of at least %d characters and an ARN", p.Audience, minAWSSecret)
 			}
 		}
 		x.providers[p.Audience] = &p
@@ -194,6 +194,10 @@ func (i *Issuer) SetDirectory(d Directory) error {
 	i.directory.Store(x)
 	return nil
 }
+
+// minAWSSecret is far from the 40 characters that Amazon's have; shorter HMAC
+// keys are not allowed in FIPS mode.
+const minAWSSecret = 16
 
 const (
 	scopeCloud = "https://www.googleapis.com/auth/cloud-platform"

@@ -43,8 +43,8 @@ func federation() Directory {
 		{Audience: cluster, Issuer: idp, Keys: keys},
 		{Audience: pool + "/providers/saml", SAML: map[string]string{"PHNhbWw+": "ann"}},
 		{Audience: pool + "/providers/aws", AWS: []AWSKey{
-			{ID: "AKIDEXAMPLE", Secret: "wJalr", ARN: "arn:aws:iam::1:user/ann"},
-			{ID: "ASIASESSION", Secret: "other", Token: "session", ARN: "arn:aws:sts::1:assumed-role/r/s"},
+			{ID: "AKIDEXAMPLE", Secret: "wJalrXUtnFEMI/K7MDENG", ARN: "arn:aws:iam::1:user/ann"},
+			{ID: "ASIASESSION", Secret: "other-secret-of-a-session", Token: "session", ARN: "arn:aws:sts::1:assumed-role/r/s"},
 		}},
 		{Audience: pool + "/providers/empty"},
 	}}
@@ -103,8 +103,8 @@ func TestExchange(t *testing.T) {
 			"old":           {form("/v1/token", exchange(oidc, typeJWT, sign(t, key, "rsa", subjectClaims(map[string]any{"iat": time.Now().Unix() - 86000})))), principal + subjectIs, 3600},
 			"Basic":         {withBasic, principal + subjectIs, 3600},
 			"SAML":          {form("/v1/token", exchange(pool+"/providers/saml", "urn:ietf:params:oauth:token-type:saml2", "PHNhbWw+")), principal + "ann", 3600},
-			"AWS":           {form("/v1/token", awsExchange("AKIDEXAMPLE", "wJalr", "", nil)), principal + "arn:aws:iam::1:user/ann", 3600},
-			"AWS session":   {form("/v1/token", awsExchange("ASIASESSION", "other", "session", nil)), principal + "arn:aws:sts::1:assumed-role/r/s", 3600},
+			"AWS":           {form("/v1/token", awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", nil)), principal + "arn:aws:iam::1:user/ann", 3600},
+			"AWS session":   {form("/v1/token", awsExchange("ASIASESSION", "other-secret-of-a-session", "session", nil)), principal + "arn:aws:sts::1:assumed-role/r/s", 3600},
 			"Kubernetes":    {form("/v1/token", exchange(cluster, typeJWT, sign(t, key, "rsa", subjectClaims(map[string]any{"aud": "proj.svc.id.goog", "sub": "system:serviceaccount:ns:ksa"})))), "serviceAccount:proj.svc.id.goog[ns/ksa]", 3600},
 			"identity bind": {jsonRequest(t, "/v1/identitybindingtoken", map[string]string{"grant_type": grantExchange, "audience": cluster, "scope": cloudPlatform, "requested_token_type": typeAccess, "subject_token_type": typeJWT, "subject_token": sign(t, key, "rsa", subjectClaims(map[string]any{"aud": "proj.svc.id.goog", "sub": "system:serviceaccount:ns:ksa"}))}), "serviceAccount:proj.svc.id.goog[ns/ksa]", 3600},
 		} {
@@ -175,18 +175,18 @@ func TestExchangeRefused(t *testing.T) {
 			"no client":         {exchange(pool+"/providers/client", typeJWT, good.Get("subject_token")), 401, "invalid_client", "not found"},
 			"SAML":              {exchange(pool+"/providers/saml", "urn:ietf:params:oauth:token-type:saml2", "PHNhbWwy"), 400, "invalid_grant", "SAML"},
 			"AWS, no request":   {exchange(pool+"/providers/aws", "urn:ietf:params:aws:token-type:aws4_request", "%zz"), 400, "invalid_request", "serialized request"},
-			"AWS secret":        {awsExchange("AKIDEXAMPLE", "wJalx", "", nil), 400, "invalid_grant", "the signature does not match"},
-			"AWS key":           {awsExchange("AKIDOTHER", "wJalr", "", nil), 400, "invalid_grant", "access key is not known"},
-			"AWS session":       {awsExchange("ASIASESSION", "other", "", nil), 400, "invalid_grant", "session token"},
-			"AWS audience":      {awsExchange("AKIDEXAMPLE", "wJalr", "", map[string]string{"x-goog-cloud-target-resource": oidc}), 400, "invalid_grant", "another audience"},
-			"AWS host":          {awsExchange("AKIDEXAMPLE", "wJalr", "", map[string]string{"host": "sts.evil.example"}), 400, "invalid_grant", "GetCallerIdentity"},
-			"AWS old":           {awsExchange("AKIDEXAMPLE", "wJalr", "", map[string]string{"x-amz-date": time.Now().Add(-time.Hour).UTC().Format("20060102T150405Z")}), 400, "invalid_grant", "x-amz-date"},
-			"AWS no signature":  {awsExchange("AKIDEXAMPLE", "wJalr", "", map[string]string{"authorization": "none"}), 400, "invalid_grant", "no signature"},
+			"AWS secret":        {awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENx", "", nil), 400, "invalid_grant", "the signature does not match"},
+			"AWS key":           {awsExchange("AKIDOTHER", "wJalrXUtnFEMI/K7MDENG", "", nil), 400, "invalid_grant", "access key is not known"},
+			"AWS session":       {awsExchange("ASIASESSION", "other-secret-of-a-session", "", nil), 400, "invalid_grant", "session token"},
+			"AWS audience":      {awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", map[string]string{"x-goog-cloud-target-resource": oidc}), 400, "invalid_grant", "another audience"},
+			"AWS host":          {awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", map[string]string{"host": "sts.evil.example"}), 400, "invalid_grant", "GetCallerIdentity"},
+			"AWS old":           {awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", map[string]string{"x-amz-date": time.Now().Add(-time.Hour).UTC().Format("20060102T150405Z")}), 400, "invalid_grant", "x-amz-date"},
+			"AWS no signature":  {awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", map[string]string{"authorization": "none"}), 400, "invalid_grant", "no signature"},
 			"mtls without TLS":  {exchange(oidc, "urn:ietf:params:oauth:token-type:mtls", `["AAAA"]`), 400, "invalid_grant", "the connection has none"},
 			"mtls no list":      {exchange(oidc, "urn:ietf:params:oauth:token-type:mtls", `x`), 400, "invalid_request", "list of certificates"},
 			"twice":             {url.Values{"audience": {oidc, oidc}}, 400, "invalid_request", "single value: audience"},
 			"SAML at OIDC":      {exchange(oidc, "urn:ietf:params:oauth:token-type:saml2", "PHNhbWw+"), 400, "invalid_grant", "SAML"},
-			"AWS at OIDC":       {with(awsExchange("AKIDEXAMPLE", "wJalr", "", map[string]string{"x-goog-cloud-target-resource": oidc}), "audience", oidc), 400, "invalid_grant", "access key is not known"},
+			"AWS at OIDC":       {with(awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", map[string]string{"x-goog-cloud-target-resource": oidc}), "audience", oidc), 400, "invalid_grant", "access key is not known"},
 			"access token type": {with(good, "subject_token_type", typeAccess), 400, "invalid_request", "subject_token_type"},
 		} {
 			checkRefusal(t, name, i, form("/v1/token", c.form), c.status, c.code, c.description)
@@ -286,7 +286,7 @@ func FuzzExchange(f *testing.F) {
 	i := fake(f, federation())
 	key := testKeys()[1]
 	f.Add(false, exchange(oidc, typeJWT, sign(f, key, "rsa", subjectClaims(nil))).Encode())
-	f.Add(false, awsExchange("AKIDEXAMPLE", "wJalr", "", nil).Encode())
+	f.Add(false, awsExchange("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG", "", nil).Encode())
 	f.Add(false, exchange(pool+"/providers/saml", "urn:ietf:params:oauth:token-type:saml2", "PHNhbWw+").Encode())
 	f.Add(false, exchange(oidc, "urn:ietf:params:oauth:token-type:mtls", `["AAAA"]`).Encode())
 	f.Add(true, `{"grantType":"`+grantExchange+`","audience":"`+oidc+`","subjectToken":"e30.e30.AA"}`)
