@@ -3,8 +3,10 @@ package issuer
 import (
 	"bytes"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,4 +146,43 @@ func TestLog(t *testing.T) {
 			t.Errorf("the log shows a secret:\n%s", &out)
 		}
 	}
+}
+
+// TestChangedWhileInUse: directory, knobs and keys change under those who ask.
+func TestChangedWhileInUse(t *testing.T) {
+	i := open(t, Options{Directory: &Directory{}, Keys: testKeys()[:1]})
+	requests := func() []*http.Request {
+		d := form("/token", bearerForm(sign(t, testKeys()[1], "key-1", claims(nil))))
+		id := form("/token", bearerForm(sign(t, testKeys()[1], "key-1", claims(map[string]any{"scope": nil, "target_audience": "a"}))))
+		return []*http.Request{d, id, refresh("/v1/oauthtoken", "wf", "secret-2", "first", true),
+			httptest.NewRequest("GET", "/oauth2/v3/certs", nil), httptest.NewRequest("GET", "/service_accounts/v1/metadata/jwk/"+robot, nil)}
+	}
+	handler := i.Handler()
+	var asking sync.WaitGroup
+	for range 4 {
+		list := requests()
+		asking.Go(func() {
+			for range 5 {
+				for _, req := range list {
+					w := httptest.NewRecorder()
+					handler.ServeHTTP(w, req.Clone(t.Context()))
+					if w.Code >= 500 && w.Code != 503 {
+						t.Errorf("%s = %d %s", req.URL, w.Code, w.Body)
+					}
+				}
+			}
+		})
+	}
+	d := logins()
+	d.Accounts = robotKey().Accounts
+	for n := range 20 {
+		if err := i.SetDirectory(d); err != nil {
+			t.Error(err)
+		}
+		setKnobs(t, i, Knobs{Faults: []Fault{{Path: "/token", Status: 503, Times: n % 3}}})
+	}
+	if err := i.Rotate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
 }
