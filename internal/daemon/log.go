@@ -12,8 +12,8 @@ import (
 // logTo is the sink of the journal that writes log lines: one a request at
 // debug, and what a person should know at higher levels. Entries hold no
 // secrets; what a source says about a failed mint is in Err.
-func logTo(log *slog.Logger) func(*journal.Entry) {
-	return func(e *journal.Entry) {
+func logTo(log *slog.Logger) func(journal.Entry) {
+	return func(e journal.Entry) {
 		level := slog.LevelInfo
 		switch {
 		case e.Kind == journal.Request && serious(e):
@@ -53,7 +53,7 @@ func logTo(log *slog.Logger) func(*journal.Entry) {
 // serious reports whether a person should know why a request failed: it is the
 // server's fault, or a credential was refused, of which the workload is told
 // no more than that.
-func serious(e *journal.Entry) bool {
+func serious(e journal.Entry) bool {
 	var minting *token.Error
 	return e.Err != nil && (e.Status >= 500 && e.Class != "wait" || errors.As(e.Err, &minting) && minting.Kind != token.InvalidRequest)
 }

@@ -31,7 +31,7 @@ func TestLogLevels(t *testing.T) {
 		"a configuration is wrong":    {journal.Entry{Kind: journal.Reload, Err: cause}, "ERROR"},
 	} {
 		var out bytes.Buffer
-		logTo(slog.New(slog.NewTextHandler(&out, nil)))(&c.entry)
+		logTo(slog.New(slog.NewTextHandler(&out, nil)))(c.entry)
 		got := out.String()
 		switch {
 		case c.want == "" && got != "":

@@ -14,7 +14,8 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	counters atomic.Pointer[map[series]prometheus.Counter] // of requests: found without a lock
-	duration *prometheus.HistogramVec
+	token    prometheus.Observer                           // how long it took, of either kind
+	identity prometheus.Observer
 	writes   prometheus.Counter
 	edits    prometheus.Counter
 	reloads  *prometheus.CounterVec
@@ -27,11 +28,6 @@ func newMetrics(reg prometheus.Registerer, waiting func() int) (*metrics, error)
 			Name: "gcemds_requests_total",
 			Help: "Metadata requests answered, by what was asked for and status class.",
 		}, []string{"class", "status"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "gcemds_request_duration_seconds",
-			Help:    "Time to answer token and identity requests.",
-			Buckets: []float64{.0005, .001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}, []string{"class"}),
 		writes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "gcemds_guest_writes_total", Help: "Guest attributes written or deleted by workloads.",
 		}),
@@ -45,11 +41,17 @@ func newMetrics(reg prometheus.Registerer, waiting func() int) (*metrics, error)
 			Name: "gcemds_config_ok", Help: "1 if the configuration on disk is the one in use, 0 if it was rejected.",
 		}),
 	}
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "gcemds_request_duration_seconds",
+		Help:    "Time to answer token and identity requests.",
+		Buckets: []float64{.0005, .001, .005, .01, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"class"})
+	m.token, m.identity = duration.WithLabelValues("token"), duration.WithLabelValues("identity")
 	hanging := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "gcemds_hanging_requests", Help: "Requests that wait for a change.",
 	}, func() float64 { return float64(waiting()) })
 	m.loaded.Set(1)
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.writes, m.edits, m.reloads, m.loaded, hanging} {
+	for _, c := range []prometheus.Collector{m.requests, duration, m.writes, m.edits, m.reloads, m.loaded, hanging} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -82,12 +84,15 @@ func (m *metrics) counter(s series) prometheus.Counter {
 }
 
 // add is a sink of the journal.
-func (m *metrics) add(e *journal.Entry) {
+func (m *metrics) add(e journal.Entry) {
 	switch e.Kind {
 	case journal.Request:
 		m.counter(series{e.Class, statusClass(e.Status)}).Inc()
-		if e.Class == "token" || e.Class == "identity" {
-			m.duration.WithLabelValues(e.Class).Observe(e.Took.Seconds())
+		switch e.Class {
+		case "token":
+			m.token.Observe(e.Took.Seconds())
+		case "identity":
+			m.identity.Observe(e.Took.Seconds())
 		}
 	case journal.Write:
 		m.writes.Inc()

@@ -22,8 +22,8 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.add(&journal.Entry{Kind: journal.Request, Class: "token"}) // a metric with labels shows once it has a value
-	m.add(&journal.Entry{Kind: journal.Reload})
+	m.add(journal.Entry{Kind: journal.Request, Class: "token"}) // a metric with labels shows once it has a value
+	m.add(journal.Entry{Kind: journal.Reload})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -39,25 +39,47 @@ type Entry struct {
 	Detail   string        `json:"detail,omitempty"`
 }
 
-// A Journal keeps the latest entries. Adding takes no lock unless somebody
-// follows. A nil Journal is valid and keeps nothing.
+// A Journal keeps the latest entries. Adding allocates nothing, and takes no
+// lock that others want, unless somebody follows. A nil Journal is valid and
+// keeps nothing.
 type Journal struct {
-	sinks []func(*Entry)
+	sinks []func(Entry)
 	last  atomic.Uint64
-	ring  []atomic.Pointer[Entry]
+	ring  []slot
 
 	followers atomic.Int32
 	mu        sync.Mutex
 	added     chan struct{} // closed and replaced at each entry while somebody follows
 }
 
+// A slot is the place of one entry, and of its successors one round later. Its
+// lock is for those who read just that entry.
+type slot struct {
+	mu    sync.Mutex
+	entry Entry
+}
+
+func (s *slot) load() Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entry
+}
+
+func (s *slot) store(e Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Seq > s.entry.Seq { // else who was overtaken by a whole round comes too late
+		s.entry = e
+	}
+}
+
 // New returns a journal that keeps the last size entries (at least 1) and
 // hands each one to the sinks as it is added, in the goroutine that adds it:
-// sinks must be quick and safe for concurrent use, and may not keep the pointer.
-func New(size int, sinks ...func(*Entry)) *Journal {
+// sinks must be quick and safe for concurrent use.
+func New(size int, sinks ...func(Entry)) *Journal {
 	return &Journal{
 		sinks: sinks,
-		ring:  make([]atomic.Pointer[Entry], max(size, 1)),
+		ring:  make([]slot, max(size, 1)),
 		added: make(chan struct{}),
 	}
 }
@@ -71,9 +93,9 @@ func (j *Journal) Add(e Entry) {
 		e.Time = time.Now()
 	}
 	e.Seq = j.last.Add(1)
-	j.ring[e.Seq%uint64(len(j.ring))].Store(&e)
+	j.ring[e.Seq%uint64(len(j.ring))].store(e)
 	for _, sink := range j.sinks {
-		sink(&e)
+		sink(e)
 	}
 	if j.followers.Load() > 0 {
 		j.mu.Lock()
@@ -100,7 +122,7 @@ func (j *Journal) Follow(ctx context.Context, seq uint64) iter.Seq[Entry] {
 			j.mu.Unlock()
 			for e := range j.after(last) {
 				last = e.Seq
-				if !yield(*e) {
+				if !yield(e) {
 					return
 				}
 			}
@@ -120,21 +142,21 @@ func (j *Journal) Entries(seq uint64) []Entry {
 	}
 	var entries []Entry
 	for e := range j.after(seq) {
-		entries = append(entries, *e)
+		entries = append(entries, e)
 	}
 	return entries
 }
 
-func (j *Journal) after(seq uint64) iter.Seq[*Entry] {
-	return func(yield func(*Entry) bool) {
+func (j *Journal) after(seq uint64) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
 		size := uint64(len(j.ring))
 		if last := j.last.Load(); last > size && seq < last-size {
 			seq = last - size
 		}
 		for {
-			e := j.ring[(seq+1)%size].Load()
-			// Absent or older: not added yet. Newer: overtaken, go on with it.
-			if e == nil || e.Seq <= seq || !yield(e) {
+			e := j.ring[(seq+1)%size].load()
+			// None or an older one: not added yet. A newer one: overtaken, go on with it.
+			if e.Seq <= seq || !yield(e) {
 				return
 			}
 			seq = e.Seq

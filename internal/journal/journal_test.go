@@ -195,8 +195,8 @@ func TestSinks(t *testing.T) {
 	t.Parallel()
 	var first, second []journal.Entry
 	j := journal.New(1,
-		func(e *journal.Entry) { first = append(first, *e) },
-		func(e *journal.Entry) { second = append(second, *e) },
+		func(e journal.Entry) { first = append(first, e) },
+		func(e journal.Entry) { second = append(second, e) },
 	)
 	for k := range 10 {
 		j.Add(journal.Entry{Path: fmt.Sprint(k)})
@@ -213,7 +213,7 @@ func TestConcurrency(t *testing.T) {
 	const writers, each = 8, 500
 	for _, size := range []int{writers * each, 16} {
 		var sunk atomic.Int64
-		j := journal.New(size, func(e *journal.Entry) { sunk.Add(1) })
+		j := journal.New(size, func(e journal.Entry) { sunk.Add(1) })
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,13 +89,31 @@ type boundConn struct {
 	mu       sync.Mutex
 	deadline int64 // of reads, nanoseconds of the wall clock; 0: none
 	ended    bool  // reads fail until the deadline moves
+	reading  int   // reads under way
+	told     bool  // the deadline of Conn is over, for a read that was under way
 }
 
 // past is a deadline that is over.
 var past = time.Unix(1, 0)
 
-// SetReadDeadline implements net.Conn. A deadline that is over holds at once,
-// another one within a second.
+// Read implements net.Conn.
+func (c *boundConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	if c.ended {
+		c.mu.Unlock()
+		return 0, os.ErrDeadlineExceeded
+	}
+	c.reading++
+	c.mu.Unlock()
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	c.reading--
+	c.mu.Unlock()
+	return n, err
+}
+
+// SetReadDeadline implements net.Conn. What net/http sets to stop a read that
+// it does not want any more holds at once, every other deadline within a second.
 func (c *boundConn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,22 +122,31 @@ func (c *boundConn) SetReadDeadline(t time.Time) error {
 	case t.IsZero():
 	case t.After(past):
 		c.deadline = t.UnixNano()
-	default: // net/http stops a read that it does not want any more
-		c.ended = true
-		return c.Conn.SetReadDeadline(t)
-	}
-	if !c.ended {
-		return nil
+	default:
+		return c.stop()
 	}
 	c.ended = false
+	if !c.told {
+		return nil
+	}
+	c.told = false
 	return c.Conn.SetReadDeadline(time.Time{})
+}
+
+// stop makes reads fail. The lock is held.
+func (c *boundConn) stop() error {
+	c.ended = true
+	if c.reading == 0 || c.told {
+		return nil
+	}
+	c.told = true
+	return c.Conn.SetReadDeadline(past)
 }
 
 func (c *boundConn) end(now, tick int64) {
 	c.mu.Lock()
-	if c.deadline != 0 && c.deadline <= now && !c.ended {
-		c.ended = true
-		c.Conn.SetReadDeadline(past)
+	if c.deadline != 0 && c.deadline <= now {
+		c.stop()
 	}
 	c.mu.Unlock()
 	if began := c.writing.Load(); began != 0 && tick-(began-1) >= int64(writeTimeout/sweepEvery) {

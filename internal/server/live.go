@@ -35,31 +35,43 @@ func isTokenLeaf(path string) bool {
 	return ok && strings.HasPrefix(path, accountsPath) && (leaf == "token" || leaf == "identity")
 }
 
-// account returns the account whose directory the path goes through: the
-// document says who it is and what its scopes are, the instance has its source.
-func (r *request) account() (*fleet.Account, *tree.Node, error) {
-	dir, err := r.instance.Metadata.Tree().Lookup(r.key[:strings.LastIndexByte(r.key, '/')])
+// An account is a row of the directory of accounts: the document says who it is
+// and what its scopes are, the instance has its source.
+type account struct {
+	instance *fleet.Instance
+	*fleet.Account
+	scopes []string // in the document
+}
+
+// account returns the account whose directory the path goes through.
+func (r *request) account() (*account, error) {
+	a := &r.found.account
+	if a.instance == r.instance && a.Account != nil {
+		return a, nil
+	}
+	dir, err := r.found.tree.Lookup(r.key[:strings.LastIndexByte(r.key, '/')])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	account := r.instance.Account(dir.Child("email").Value())
-	if account == nil || account.Source == nil {
-		return nil, nil, errNotFound
+	*a = account{r.instance, r.instance.Account(dir.Child("email").Value()), dir.Child("scopes").Items()}
+	if a.Account == nil || a.Source == nil {
+		a.Account = nil
+		return nil, errNotFound
 	}
-	return account, dir, nil
+	return a, nil
 }
 
 // token answers with an access token (sections 5.2 to 5.4).
 func (r *request) token(*tree.Node) (reply, error) {
-	account, dir, err := r.account()
+	a, err := r.account()
 	if err != nil {
 		return reply{}, err
 	}
-	scopes, err := r.scopes(dir.Child("scopes").Items())
+	scopes, err := r.scopes(a.scopes)
 	if err != nil {
 		return reply{}, err
 	}
-	tok, err := account.Source.Mint(r.http.Context(), token.Request{Scopes: scopes})
+	tok, err := a.Source.Mint(r.http.Context(), token.Request{Scopes: scopes})
 	if err != nil {
 		return reply{}, err
 	}
@@ -68,10 +80,16 @@ func (r *request) token(*tree.Node) (reply, error) {
 		return reply{}, &token.Error{Kind: token.Unavailable, Err: errExpired}
 	}
 	typ := typeJSON
-	// A token is printable ASCII without quotes: the cache sees to it.
-	b := make([]byte, 0, len(tok.Value)+80)
 	if r.query.alt == "text" {
 		typ = typeText
+	}
+	last := &r.peer.minted
+	if last.value == tok.Value && last.seconds == seconds && last.typ == typ {
+		return last.reply, nil
+	}
+	// A token is printable ASCII without quotes: the cache sees to it.
+	b := make([]byte, 0, len(tok.Value)+80)
+	if typ == typeText {
 		b = append(append(b, "access_token "...), tok.Value...)
 		b = strconv.AppendInt(append(b, "\nexpires_in "...), seconds, 10)
 		b = append(b, "\ntoken_type Bearer\n"...)
@@ -80,12 +98,23 @@ func (r *request) token(*tree.Node) (reply, error) {
 		b = strconv.AppendInt(append(b, `","expires_in":`...), seconds, 10)
 		b = append(b, `,"token_type":"Bearer"}`...)
 	}
-	return answer(http.StatusOK, classToken, typ, b), nil
+	*last = minted{answer(http.StatusOK, classToken, typ, b), tok.Value, seconds}
+	return last.reply, nil
+}
+
+// minted is the answer for a token that has that many seconds left.
+type minted struct {
+	reply
+	value   string
+	seconds int64
 }
 
 // scopes returns the scopes of the token: the account's, unless the request
 // or the instance asks for exactly those of the request (section 5.4).
 func (r *request) scopes(held []string) ([]string, error) {
+	if r.query.raw == "" {
+		return held, nil
+	}
 	list, err := r.query.param("scopes")
 	if err != nil {
 		return nil, err
@@ -99,6 +128,9 @@ func (r *request) scopes(held []string) ([]string, error) {
 		case "false", "0", "no", "n":
 			return nil, badRequest("enforce_scopes cannot be switched off; leave it out")
 		}
+	}
+	if list == "" {
+		return held, nil
 	}
 	asked := token.Scopes(strings.Split(list, ",")...)
 	if len(asked) == 0 || !tree.True(enforce) && !r.instance.EnforceScopes &&
@@ -119,7 +151,7 @@ func (e *scopeError) Error() string {
 
 // identity answers with an ID token (section 5.5).
 func (r *request) identity(*tree.Node) (reply, error) {
-	account, dir, err := r.account()
+	a, err := r.account()
 	if err != nil {
 		return reply{}, err
 	}
@@ -130,11 +162,11 @@ func (r *request) identity(*tree.Node) (reply, error) {
 	if audience == "" {
 		return reply{}, &refusal{status: 400, text: "non-empty audience parameter required", class: classIdentity}
 	}
-	claims, err := r.claims(account, dir.Child("scopes").Items())
+	claims, err := r.claims(a)
 	if err != nil {
 		return reply{}, err
 	}
-	tok, err := account.Source.Mint(r.http.Context(), token.Request{Audience: audience, Claims: claims})
+	tok, err := a.Source.Mint(r.http.Context(), token.Request{Audience: audience, Claims: claims})
 	if err != nil {
 		return reply{}, err
 	}
@@ -145,7 +177,7 @@ const emailScope = "https://www.googleapis.com/auth/userinfo.email"
 
 // claims is the JSON object of the claims that are not registered ones: the
 // e-mail where the format or the scopes ask for it, and the machine.
-func (r *request) claims(account *fleet.Account, scopes []string) (string, error) {
+func (r *request) claims(a *account) (string, error) {
 	format, err := r.query.param("format")
 	if err != nil {
 		return "", err
@@ -154,7 +186,7 @@ func (r *request) claims(account *fleet.Account, scopes []string) (string, error
 	if !full && format != "" && !strings.EqualFold(format, "standard") {
 		return "", badRequest("format is standard or full")
 	}
-	if !full && !slices.Contains(scopes, emailScope) {
+	if !full && !slices.Contains(a.scopes, emailScope) {
 		return "", nil
 	}
 	var c struct {
@@ -162,7 +194,7 @@ func (r *request) claims(account *fleet.Account, scopes []string) (string, error
 		Verified bool     `json:"email_verified"`
 		Google   *machine `json:"google,omitempty"`
 	}
-	c.Email, c.Verified = account.Email, true
+	c.Email, c.Verified = a.Email, true
 	if full {
 		licenses, err := r.query.param("licenses")
 		if err != nil {

@@ -73,8 +73,21 @@ type request struct {
 	peer     *peer
 	instance *fleet.Instance
 	key      string // the path below /computeMetadata/v1/, without a slash at its end
+	data     bool   // it is below that
 	query    query
 	awaited  *tree.Node // set: the answer is due when this node has changed
+	found    found
+}
+
+// found is what the target was when it was last read: programs ask the same
+// again and again, and as long as the document is this one, the way to the
+// answer need not be gone again.
+type found struct {
+	tree    *tree.Tree
+	node    *tree.Node
+	err     error
+	printed reply // of a plain node; none if its status is 0
+	account
 }
 
 // ServeHTTP implements http.Handler.
@@ -86,9 +99,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if hr.ProtoMajor == 1 && hr.ProtoMinor == 0 && hr.Header["Connection"] == nil {
 		w.Header()["Connection"] = closing // net/http closes, but does not say so (section 1.2)
 	}
-	p := peerOf(hr)
-	r := &p.request
-	*r = request{target: newTarget(hr), http: hr, server: s, peer: p}
+	r := s.request(hr)
 	a, err := r.answer()
 	if r.awaited != nil && hr.ContentLength != 0 {
 		linger(w)
@@ -99,13 +110,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if err != nil {
 		a = r.explain(err)
 	}
-	end := time.Now()
+	end := start.Add(time.Since(start)) // by one clock; time.Now reads two
 	a.write(w, end, hr.Method == http.MethodHead)
 	if r.awaited != nil {
 		yield(w)
 	}
 	r.record(start, end, a, err)
 	r.http = nil // the connection may be idle for long
+}
+
+// request returns the request of a connection. If it has the target of the one
+// before, much of that still holds.
+func (s *Server) request(hr *http.Request) *request {
+	p := peerOf(hr)
+	r := &p.request
+	if p.asked == "" || p.asked != hr.RequestURI {
+		p.asked = hr.RequestURI
+		*r = request{target: newTarget(hr), server: s, peer: p}
+		r.key, r.data = r.below()
+		r.query = parseQuery(r.target.query)
+	}
+	r.http, r.instance, r.awaited = hr, nil, nil
+	return r
 }
 
 // maxIgnored bounds the body of a request that waits, in bytes.
@@ -153,15 +179,13 @@ func (r *request) answer() (reply, error) {
 	case r.path != "/" && !flavored(header):
 		return reply{}, errFlavor
 	}
-	var data bool
-	if r.key, data = r.data(); !data {
+	if !r.data {
 		return r.above()
 	}
 	var err error
 	if r.instance, err = r.server.instances.Resolve(r.http.Context(), &r.peer.Caller, r.http.Host); err != nil {
 		return reply{}, err
 	}
-	r.query = parseQuery(r.target.query)
 	return r.route()
 }
 
@@ -210,7 +234,14 @@ func allowedMethods(path string) string {
 
 // read answers a GET (sections 2.2, 3.2 and 6).
 func (r *request) read() (reply, error) {
-	n, err := r.instance.Metadata.Tree().Lookup(r.key)
+	if t := r.instance.Metadata.Tree(); t != r.found.tree {
+		r.found = found{tree: t}
+		r.found.node, r.found.err = t.Lookup(r.key)
+	}
+	if r.found.printed.status != 0 {
+		return r.found.printed, nil
+	}
+	n, err := r.found.node, r.found.err
 	switch {
 	case errors.Is(err, tree.ErrUnset) && r.slash():
 		return reply{}, errNotFound
@@ -241,7 +272,8 @@ func (r *request) read() (reply, error) {
 		r.awaited = n
 		return reply{}, nil
 	}
-	return nodeReply(n, r.query), nil
+	r.found.printed = nodeReply(n, r.query)
+	return r.found.printed, nil
 }
 
 // missing refines the error of a lookup: where a machine has no account at
@@ -257,12 +289,15 @@ func (r *request) missing(err error) error {
 }
 
 // A peer is a connection: who is at its other end, the Host header that was
-// last found to be allowed there, which spares judging each request's, and the
-// place of the request, since there is one at a time.
+// last found to be allowed there, which spares judging each request's, the last
+// answer with a token, and the place of the request, since there is one at a
+// time.
 type peer struct {
 	fleet.Caller
 	host    string
 	judge   *hosts
+	minted  minted
+	asked   string // RequestURI of request
 	request request
 }
 

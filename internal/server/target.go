@@ -38,9 +38,9 @@ func newTarget(r *http.Request) target {
 	return t
 }
 
-// data returns the path below /computeMetadata/v1/, without a slash at its
+// below returns the path below /computeMetadata/v1/, without a slash at its
 // end, and whether the target lies there.
-func (t target) data() (string, bool) {
+func (t target) below() (string, bool) {
 	path, ok := strings.CutPrefix(t.path, "/computeMetadata/v1/")
 	return strings.TrimSuffix(path, "/"), ok
 }

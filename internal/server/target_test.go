@@ -55,10 +55,10 @@ func FuzzTarget(f *testing.F) {
 		if strings.Contains(got.path, "//") {
 			t.Errorf("%q: slashes are left in %q", raw, got.path)
 		}
-		if data, ok := got.data(); ok && (strings.HasPrefix(data, "/") || strings.HasSuffix(data, "/") || len(data) > len(got.path)) {
+		if data, ok := got.below(); ok && (strings.HasPrefix(data, "/") || strings.HasSuffix(data, "/") || len(data) > len(got.path)) {
 			t.Errorf("%q: data %q", raw, data)
 		}
-		if _, data := got.data(); data && got.legacy() {
+		if _, data := got.below(); data && got.legacy() {
 			t.Errorf("%q is data and legacy", raw)
 		}
 		if strings.HasPrefix(raw, "/") {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 )
@@ -141,7 +142,7 @@ func (c *Cache) Source(id string, s Source) Source {
 		c.shelves[id] = weak.Make(sh)
 		runtime.AddCleanup(sh, c.forget, id)
 	}
-	return &view{sh, s}
+	return &view{shelf: sh, source: s}
 }
 
 // forget removes an id that nobody uses any more, unless it has a new shelf.
@@ -164,10 +165,24 @@ type shelf struct {
 type view struct {
 	*shelf
 	source Source
+	usual  atomic.Pointer[scoped]
+}
+
+// A scoped entry is that of the access token for a list of scopes. Callers ask
+// for one of them most of the time, such as that of all scopes of the account.
+type scoped struct {
+	scopes []string
+	*entry
 }
 
 // Mint returns a token from the cache. The path of a fresh one takes no lock.
 func (v *view) Mint(ctx context.Context, req Request) (Token, error) {
+	usual := v.usual.Load()
+	if usual != nil && req.Audience == "" && !usual.evicted.Load() && slices.Equal(usual.scopes, req.Scopes) {
+		now := v.cache.clock()
+		usual.touch(now)
+		return v.get(ctx, usual.entry, req, now)
+	}
 	var buf [256]byte
 	var key []byte
 	t := &v.access
@@ -175,14 +190,21 @@ func (v *view) Mint(ctx context.Context, req Request) (Token, error) {
 		t, req.Scopes = &v.identity, nil
 		key = appendIdentityKey(buf[:0], req.Audience, req.Claims)
 	} else {
-		req.Scopes, req.Claims = Scopes(req.Scopes...), ""
-		key = appendAccessKey(buf[:0], req.Scopes)
+		key = appendAccessKey(buf[:0], Scopes(req.Scopes...))
 	}
 	if len(key) > maxKey {
 		return Token{}, &Error{Kind: InvalidRequest, Err: fmt.Errorf("a request of %d bytes; the longest allowed has %d", len(key), maxKey)}
 	}
 	now := v.cache.clock()
 	e := t.entry(key, now)
+	if req.Audience == "" && (usual == nil || usual.evicted.Load()) {
+		v.usual.Store(&scoped{slices.Clone(req.Scopes), e})
+	}
+	return v.get(ctx, e, req, now)
+}
+
+// get returns the token of an entry, with a mint if need be.
+func (v *view) get(ctx context.Context, e *entry, req Request, now moment) (Token, error) {
 	h := e.held.Load()
 	switch h.age(now) {
 	case fresh:
@@ -196,6 +218,8 @@ func (v *view) Mint(ctx context.Context, req Request) (Token, error) {
 
 // order returns an order for a token, which outlives the caller.
 func (v *view) order(req Request) order {
-	req.Scopes = slices.Clone(req.Scopes)
+	if req.Audience == "" {
+		req.Scopes, req.Claims = slices.Clone(Scopes(req.Scopes...)), ""
+	}
 	return order{v, req}
 }

@@ -29,6 +29,14 @@ func newEntry(now moment) *entry {
 	return e
 }
 
+// touch notes that somebody has asked. It does so to the millisecond, so that a
+// busy entry's cache line stays put.
+func (e *entry) touch(now moment) {
+	if used := e.used.Load(); int64(now.mono)-used > int64(time.Millisecond) {
+		e.used.Store(int64(now.mono))
+	}
+}
+
 // refresh renews the token in the background, if that is due.
 func (e *entry) refresh(o order) {
 	e.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // A table finds the entry of a key. Looking one up takes no lock. Adding one
@@ -25,10 +24,7 @@ func (t *table) entry(key []byte, now moment) *entry {
 	if e == nil {
 		e = t.add(key, now)
 	}
-	// To the millisecond, so that a busy entry's cache line stays put.
-	if used := e.used.Load(); int64(now.mono)-used > int64(time.Millisecond) {
-		e.used.Store(int64(now.mono))
-	}
+	e.touch(now)
 	return e
 }
 
