@@ -8,6 +8,11 @@ import (
 	"testing"
 )
 
+// taken is a file whose descriptor a secret has read and closed. It must not
+// be collected: that would close the descriptor again, which by then is
+// another's.
+var taken *os.File
+
 func TestSecret(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string, mode os.FileMode) string {
@@ -23,6 +28,7 @@ func TestSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	taken = r
 	w.WriteString("from a pipe\n")
 	w.Close()
 	fd := Secret("fd:" + strconv.Itoa(int(r.Fd())))
