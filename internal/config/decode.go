@@ -136,7 +136,7 @@ func (d *decoder) short(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	if file, _ := lookup(v.Type(), "file"); file != nil {
-		d.place(n, true)
+		d.place(n, file.Tag.Get("is") != "place")
 	}
 	if err := text.UnmarshalText([]byte(n.Value)); err != nil {
 		d.fault(n, path, err.Error())

@@ -10,6 +10,7 @@ package credential
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,8 @@ import (
 // this is the table of contents of all kinds.
 type Config struct {
 	KeyFile     *KeyFile     `yaml:"key_file,omitempty"`
+	External    *External    `yaml:"external,omitempty"`
+	User        *User        `yaml:"user,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
 	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }
@@ -79,6 +82,22 @@ func (c Config) Open(ctx context.Context, env Env) (token.Source, Identity, erro
 	return source, id, nil
 }
 
+// OpenSigner returns the private key of a source that signs with one, for
+// other uses than its own. It is for Env.Signer.
+func (c Config) OpenSigner(ctx context.Context, env Env) (crypto.Signer, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	set, names, _ := c.kinds()
+	k, ok := set[0].(interface {
+		openSigner(ctx context.Context, env Env) (crypto.Signer, error)
+	})
+	if !ok {
+		return nil, fmt.Errorf("a source of kind %s has no key that signs for others", names[0])
+	}
+	return k.openSigner(ctx, env)
+}
+
 // Files returns the files that Open reads. When the content of one changes,
 // the source should be opened again.
 func (c Config) Files() []string {
@@ -110,13 +129,21 @@ type Env struct {
 	Email     string         // of the account, for a credential that can be any
 	Log       *slog.Logger   // nil: silent
 
+	// Header marks the calls to other metadata servers, so that our own
+	// refuses them; nil: there is none.
+	Header map[string]string
+
 	// Named opens another source of the configuration, for a kind that needs
 	// one; nil: there are none.
 	Named func(name string) (token.Source, Identity, error)
+
+	// Signer returns the key of another source of the configuration, for a
+	// TLS client certificate whose key is not in a file; nil: there are none.
+	Signer func(name string) (crypto.Signer, error)
 }
 
-// Endpoints are the addresses of Google's services. Empty ones are Google's
-// own. What a credential file says goes before them.
+// Endpoints are the addresses of Google's services. They go before what a
+// credential file says; empty ones are those of the file, or Google's own.
 type Endpoints struct {
 	Token          string `yaml:"token,omitempty" is:"url"`          // of the OAuth token endpoint
 	STS            string `yaml:"sts,omitempty" is:"url"`            // of the token exchange
@@ -146,10 +173,11 @@ func (e Env) log() *slog.Logger {
 // An Identity is what a credential says about its account; what it does not
 // know is empty.
 type Identity struct {
-	Email     string
-	ProjectID string
-	UniqueID  string   // numeric
-	Steps     []string // how a token is made, in order: who signs, the exchange, each hop
+	Email         string
+	ProjectID     string
+	ProjectNumber string
+	UniqueID      string   // numeric
+	Steps         []string // how a token is made, in order: who signs, the exchange, each hop
 }
 
 // An Issuer is the offline issuer as a credential: anybody's tokens, accepted

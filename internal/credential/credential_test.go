@@ -96,7 +96,7 @@ func TestIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Identity{robot, "my-project", issuer.UniqueID(robot), []string{"offline issuer"}}); !cmp.Equal(id, want) {
+	if want := (Identity{Email: robot, ProjectID: "my-project", UniqueID: issuer.UniqueID(robot), Steps: []string{"offline issuer"}}); !cmp.Equal(id, want) {
 		t.Errorf("identity = %+v, want %+v", id, want)
 	}
 	if got, err := source.Mint(t.Context(), token.Request{Audience: "a"}); err != nil || got.Value == "" {

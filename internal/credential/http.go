@@ -43,42 +43,90 @@ type Client struct {
 
 	once sync.Once
 	http *http.Client
+	near *http.Client // for metadata servers: no proxy leads to them
+
+	mu    sync.Mutex
+	turns map[string]chan struct{} // of near hosts: who has the slot may call
 }
 
-func (c *Client) client() *http.Client {
+// start completes c.
+func (c *Client) start() {
 	c.once.Do(func() {
-		transport := c.Transport
-		if transport == nil {
-			transport = &http.Transport{
-				Proxy:                  http.ProxyFromEnvironment,
-				DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-				TLSHandshakeTimeout:    5 * time.Second,
-				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-				ForceAttemptHTTP2:      true,
-				MaxIdleConns:           16,
-				IdleConnTimeout:        90 * time.Second,
-				MaxResponseHeaderBytes: 64 << 10,
-			}
+		if c.Transport == nil {
+			c.Transport = newTransport()
 		}
 		c.http = &http.Client{
-			Transport:     transport,
+			Transport:     c.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
+		near := *c.http
+		if t, ok := c.Transport.(*http.Transport); ok {
+			t = t.Clone()
+			t.Proxy = nil
+			near.Transport = t
+		}
+		c.near, c.turns = &near, map[string]chan struct{}{}
 		if c.Log == nil {
 			c.Log = slog.New(slog.DiscardHandler)
 		}
 	})
-	return c.http
 }
 
-// A call is one request upstream. Exactly one of form and body is set.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    5 * time.Second,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:      true,
+		MaxIdleConns:           16,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+}
+
+// withTLS returns a client like c whose connections are made with that change
+// of their configuration. It makes one for each call, so that no connection
+// outlives a certificate.
+func (c *Client) withTLS(change func(*tls.Config)) *Client {
+	c.start()
+	t := newTransport()
+	if own, ok := c.Transport.(*http.Transport); ok {
+		t = own.Clone()
+	}
+	t.DisableKeepAlives = true
+	change(t.TLSClientConfig)
+	return &Client{Transport: t, UserAgent: c.UserAgent, Log: c.Log}
+}
+
+// turn waits until nobody else calls that host; done ends the turn. A large
+// client of metadata servers does the same: they are slow with many at once.
+func (c *Client) turn(ctx context.Context, host string) (done func(), err error) {
+	c.mu.Lock()
+	slot := c.turns[host]
+	if slot == nil {
+		slot = make(chan struct{}, 1)
+		c.turns[host] = slot
+	}
+	c.mu.Unlock()
+	select {
+	case slot <- struct{}{}:
+		return func() { <-slot }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// A call is one request upstream. It may have a form or a body.
 type call struct {
 	what    string // is asked, for errors: "token endpoint"
 	address string
 	field   string // of our configuration that has the address, for errors
+	method  string // default GET
 	form    url.Values
 	body    any               // JSON
 	header  map[string]string // Authorization, for example
+	near    bool              // a metadata server is asked: without a proxy, one call at a time
 }
 
 // A reply is an answer with status 2xx.
@@ -91,20 +139,44 @@ type reply struct {
 	body   []byte
 }
 
-// post makes a call and tries again what may succeed later. Every error is a
-// *token.Error that shows nothing of what was sent.
+// post is do, with POST.
 func (c *Client) post(ctx context.Context, call call) (*reply, error) {
+	call.method = http.MethodPost
+	return c.do(ctx, call)
+}
+
+// do makes a call and tries again what may succeed later. Every error is a
+// *token.Error that shows nothing of what was sent.
+func (c *Client) do(ctx context.Context, call call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	client := c.client()
-	content, body := "application/x-www-form-urlencoded", []byte(call.form.Encode())
-	if call.form == nil {
+	c.start()
+	client := c.http
+	if call.near {
+		client = c.near
+		u, err := url.Parse(call.address)
+		if err != nil {
+			return nil, &token.Error{Kind: token.Misconfigured, Err: err}
+		}
+		done, err := c.turn(ctx, u.Host)
+		if err != nil {
+			return nil, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("no answer from %s %s to earlier calls: %w", call.what, u.Host, err)}
+		}
+		defer done()
+	}
+	var content string
+	var body []byte
+	switch {
+	case call.form != nil:
+		content, body = "application/x-www-form-urlencoded", []byte(call.form.Encode())
+	case call.body != nil:
 		var err error
 		content = "application/json"
 		if body, err = json.Marshal(call.body); err != nil {
 			return nil, &token.Error{Kind: token.Misconfigured, Err: err}
 		}
 	}
+	call.method = cmp.Or(call.method, http.MethodGet)
 	for try := 1; ; try++ {
 		r, err := call.roundTrip(ctx, client, cmp.Or(c.UserAgent, "gcemds"), content, body)
 		var failure *token.Error
@@ -127,12 +199,14 @@ func (c *Client) post(ctx context.Context, call call) (*reply, error) {
 
 // roundTrip is one try.
 func (c call) roundTrip(ctx context.Context, client *http.Client, agent, content string, body []byte) (*reply, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.address, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, c.method, c.address, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", content)
-	req.Header.Set("Accept", "application/json")
+	if content != "" {
+		req.Header.Set("Content-Type", content)
+		req.Header.Set("Accept", "application/json")
+	}
 	req.Header.Set("User-Agent", agent)
 	for name, value := range c.header {
 		req.Header.Set(name, value)

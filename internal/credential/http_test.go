@@ -312,7 +312,7 @@ func TestRealConnections(t *testing.T) {
 	}
 
 	try := func(address string) error { // once: the pauses between tries are real here
-		_, err := call{address: address}.roundTrip(t.Context(), c.client(), "gcemds", "", nil)
+		_, err := call{address: address}.roundTrip(t.Context(), c.http, "gcemds", "", nil)
 		return err
 	}
 	for name, tc := range map[string]struct {

@@ -10,14 +10,18 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
 // An Impersonate is a service account whose tokens another source may have
 // made (section 3.2).
+//
+// Instead of target, via and delegates it may have the file that "gcloud auth
+// application-default login --impersonate-service-account" writes.
 type Impersonate struct {
-	Target string `yaml:"target"` // e-mail, or the unique id
-	Via    string `yaml:"via"`    // the source that has the right to
+	Target string `yaml:"target,omitempty"` // e-mail, or the unique id
+	Via    string `yaml:"via,omitempty"`    // the source that has the right to
 
 	// Delegates are the accounts between via and target, in order: each has
 	// the right on the next.
@@ -31,6 +35,14 @@ type Impersonate struct {
 	// Subject is the user of a Workspace domain for whom access tokens are
 	// made, where the domain has delegated that to the target.
 	Subject string `yaml:"subject,omitempty"`
+
+	File string `yaml:"file,omitempty"`
+
+	// Permissions of the file, see KeyFile; and what the file may name, see
+	// External.
+	Permissions          string `yaml:"permissions,omitempty"`
+	AllowCustomEndpoints bool   `yaml:"allow_custom_endpoints,omitempty"`
+	AllowExecutable      bool   `yaml:"allow_executable,omitempty"`
 }
 
 const (
@@ -40,11 +52,21 @@ const (
 
 func (c *Impersonate) validate() error {
 	var faults []error
-	if !isAccount(c.Target) {
-		faults = append(faults, errors.New("target is missing: the e-mail of the service account to impersonate"))
-	}
-	if c.Via == "" {
-		faults = append(faults, errors.New("via is missing: the name of the source that may impersonate it"))
+	switch {
+	case c.File != "" && (c.Target != "" || c.Via != "" || len(c.Delegates) > 0):
+		faults = append(faults, errors.New("the file says target, via and delegates; remove either it or them"))
+	case c.File != "":
+		faults = append(faults, checkPermissions(c.Permissions))
+	case c.Permissions != "" || c.AllowCustomEndpoints || c.AllowExecutable:
+		faults = append(faults, errors.New("permissions, allow_custom_endpoints and allow_executable are for a file"))
+		fallthrough
+	default:
+		if !isAccount(c.Target) {
+			faults = append(faults, errors.New("target is missing: the e-mail of the service account to impersonate"))
+		}
+		if c.Via == "" {
+			faults = append(faults, errors.New("via is missing: the name of the source that may impersonate it"))
+		}
 	}
 	for _, d := range c.Delegates {
 		if !isAccount(d) {
@@ -66,10 +88,32 @@ func isAccount(s string) bool {
 	return isEmail(s) || err == nil || len(s) == 21 && strings.Trim(s, "0123456789") == ""
 }
 
-func (c *Impersonate) files() []string { return nil }
-func (c *Impersonate) needs() []string { return []string{c.Via} }
+func (c *Impersonate) files() []string {
+	if c.File == "" {
+		return nil
+	}
+	return []string{c.File}
+}
+
+func (c *Impersonate) needs() []string {
+	if c.File != "" {
+		return nil
+	}
+	return []string{c.Via}
+}
 
 func (c *Impersonate) open(_ context.Context, env Env) (token.Source, Identity, error) {
+	if c.File != "" {
+		data, err := issuer.ReadSecretFile(c.File, c.Permissions == "relaxed", maxKeyFile)
+		if err != nil {
+			return nil, Identity{}, err
+		}
+		s, id, err := c.load(data, env)
+		if err != nil {
+			return nil, Identity{}, fmt.Errorf("%s: %w", c.File, err)
+		}
+		return s, id, nil
+	}
 	if env.Named == nil {
 		return nil, Identity{}, errors.New("there are no other sources here that could impersonate")
 	}
@@ -83,19 +127,24 @@ func (c *Impersonate) open(_ context.Context, env Env) (token.Source, Identity, 
 
 // over returns the source of the target's tokens, made by via.
 func (c *Impersonate) over(via token.Source, who Identity, env Env) (token.Source, Identity) {
+	return c.overAt(env.Endpoints.iam()+"/v1/projects/-/serviceAccounts/"+url.PathEscape(c.Target), via, who, env)
+}
+
+// overAt is over, with the address of the target, without a method.
+func (c *Impersonate) overAt(address string, via token.Source, who Identity, env Env) (token.Source, Identity) {
 	life := c.Lifetime
 	if life == 0 {
 		life = time.Hour
 	}
 	s := &impersonation{
 		via: via, target: c.Target, subject: c.Subject, life: life,
-		address:  env.Endpoints.iam() + "/v1/projects/-/serviceAccounts/" + url.PathEscape(c.Target),
+		address:  address,
 		tokenURI: env.Endpoints.token(),
 		client:   env.client(),
 	}
 	steps := who.Steps
 	for _, d := range c.Delegates {
-		s.delegates = append(s.delegates, "projects/-/serviceAccounts/"+d)
+		s.delegates = append(s.delegates, delegatePrefix+d)
 		steps = append(steps[:len(steps):len(steps)], "delegate "+d)
 	}
 	steps = append(steps[:len(steps):len(steps)], "impersonate "+c.Target)

@@ -1,14 +1,11 @@
 package credential
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
@@ -49,12 +46,15 @@ func (c *KeyFile) validate() error {
 			faults = append(faults, fmt.Errorf("token_uri: %w", err))
 		}
 	}
-	switch c.Permissions {
+	return errors.Join(append(faults, checkPermissions(c.Permissions))...)
+}
+
+func checkPermissions(s string) error {
+	switch s {
 	case "", "strict", "relaxed":
-	default:
-		faults = append(faults, fmt.Errorf("permissions %q is neither strict nor relaxed", c.Permissions))
+		return nil
 	}
-	return errors.Join(faults...)
+	return fmt.Errorf("permissions %q is neither strict nor relaxed", s)
 }
 
 func (c *KeyFile) files() []string { return []string{c.File} }
@@ -69,16 +69,25 @@ func (c *KeyFile) open(_ context.Context, env Env) (token.Source, Identity, erro
 	if err != nil {
 		return nil, Identity{}, err
 	}
-	key, err := parseKey(data)
+	s, id, err := c.load(data, env)
 	if err != nil {
 		return nil, Identity{}, fmt.Errorf("%s: %w", c.File, err)
 	}
+	return s, id, nil
+}
+
+// load opens the JSON form.
+func (c *KeyFile) load(data []byte, env Env) (token.Source, Identity, error) {
+	key, err := parseKey(data)
+	if err != nil {
+		return nil, Identity{}, err
+	}
 	tokenURI := cmp.Or(c.TokenURI, env.Endpoints.Token, key.tokenURI, env.Endpoints.token())
 	if err := checkEndpoint(tokenURI); err != nil {
-		return nil, Identity{}, fmt.Errorf("%s: token_uri: %w", c.File, err)
+		return nil, Identity{}, fmt.Errorf("token_uri: %w", err)
 	}
 	if key.universe != googleUniverse && c.TokenURI == "" && !c.SelfSigned {
-		return nil, Identity{}, fmt.Errorf("%s: a key of universe %s cannot be exchanged for tokens; set self_signed: true", c.File, key.universe)
+		return nil, Identity{}, fmt.Errorf("a key of universe %s cannot be exchanged for tokens; set self_signed: true", key.universe)
 	}
 	env.log().Debug("service account key loaded", "file", c.File, "account", key.identity.Email, "key", key.id)
 	source := &signingSource{
@@ -110,7 +119,6 @@ type serviceKey struct {
 // secret.
 func parseKey(data []byte) (*serviceKey, error) {
 	var f struct {
-		Type         string `json:"type"`
 		ProjectID    string `json:"project_id"`
 		PrivateKeyID string `json:"private_key_id"`
 		PrivateKey   string `json:"private_key"`
@@ -119,34 +127,11 @@ func parseKey(data []byte) (*serviceKey, error) {
 		TokenURI     string `json:"token_uri"`
 		Universe     string `json:"universe_domain"`
 	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff")) // editors on Windows
-	if err := json.Unmarshal(data, &f); err != nil {
-		var typ *json.UnmarshalTypeError
-		switch {
-		case len(bytes.TrimSpace(data)) == 0:
-			return nil, errors.New("the file is empty")
-		case errors.As(err, &typ) && typ.Field != "":
-			return nil, fmt.Errorf("field %s is not a string", typ.Field)
-		case errors.As(err, &typ):
-			return nil, errors.New("not a service account key: it is JSON, but no object")
-		}
-		if b := bytes.TrimSpace(data); bytes.HasPrefix(b, []byte("-----BEGIN")) {
-			return nil, errors.New("not a service account key: it is a bare PEM file; the JSON file that Google gives out is needed, for its client_email")
-		}
-		return nil, fmt.Errorf("not a service account key: not JSON: %w", err)
+	if err := decodeFile(data, &f, "service_account"); err != nil {
+		return nil, err
 	}
-	if f.Type != "service_account" {
-		return nil, wrongType(f.Type)
-	}
-	var missing []string
-	if f.ClientEmail == "" {
-		missing = append(missing, "client_email")
-	}
-	if f.PrivateKey == "" {
-		missing = append(missing, "private_key")
-	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("field %s is missing; download the key again or create a new one", strings.Join(missing, " and "))
+	if err := missingFields([2]string{"client_email", f.ClientEmail}, [2]string{"private_key", f.PrivateKey}); err != nil {
+		return nil, fmt.Errorf("%w; download the key again or create a new one", err)
 	}
 	if !isEmail(f.ClientEmail) {
 		return nil, fmt.Errorf("client_email %q is not an e-mail", f.ClientEmail)
@@ -162,22 +147,4 @@ func parseKey(data []byte) (*serviceKey, error) {
 		universe: cmp.Or(f.Universe, googleUniverse),
 		signer:   signer,
 	}, nil
-}
-
-// wrongType tells what the file is instead.
-func wrongType(typ string) error {
-	what := map[string]string{
-		"authorized_user":                  "the credentials of a person, from gcloud auth application-default login",
-		"external_account":                 "a configuration of workload identity federation",
-		"external_account_authorized_user": "the credentials of a workforce user",
-		"impersonated_service_account":     "an impersonation, from gcloud auth application-default login --impersonate-service-account",
-		"gdch_service_account":             "a key of Google Distributed Cloud",
-	}[typ]
-	switch {
-	case typ == "":
-		return errors.New(`field type is missing; a service account key has "type": "service_account"`)
-	case what == "":
-		return fmt.Errorf("type is %.40q, a service account key has \"service_account\"", typ)
-	}
-	return fmt.Errorf("type is %q, which is %s; a service account key has \"service_account\"", typ, what)
 }

@@ -313,7 +313,7 @@ func TestKeyFileRefused(t *testing.T) {
 		{with("type", "external_account"), "workload identity federation"},
 		{with("type", "nonsense"), `type is "nonsense"`},
 		{with("client_email", nil), "field client_email is missing"},
-		{keyJSON(t, map[string]any{"client_email": nil, "private_key": nil}), "field client_email and private_key is missing"},
+		{keyJSON(t, map[string]any{"client_email": nil, "private_key": nil}), "fields client_email, private_key are missing"},
 		{with("client_email", "robot"), `client_email "robot" is not an e-mail`},
 		{with("client_email", 7), "field client_email is not a string"},
 		{with("private_key", "geheim"), "private_key: it is not PEM"},

@@ -25,6 +25,7 @@ var errorKinds = map[string]token.Kind{
 	"invalid_client":             token.Denied,
 	"invalid_grant":              token.Denied,
 	"invalid_scope":              token.Denied,
+	"invalid_target":             token.Denied,
 	"unauthorized_client":        token.Denied,
 	"PERMISSION_DENIED":          token.Denied,
 	"UNAUTHENTICATED":            token.Denied,
@@ -52,6 +53,11 @@ var hints = []struct {
 	{"short-lived token", token.Clock, ""},
 	{"invalid jwt signature", token.Denied, "the key was deleted or is of another account: create a new one with gcloud iam service-accounts keys create"},
 	{"account not found", token.Denied, "the service account was deleted or disabled"},
+	{"invalid_rapt", token.Denied, "the organisation wants the person to confirm who they are; for a machine, use a service account or a federation"},
+	{"is stale to sign-in", token.Denied, "the subject token is too old; does what renews it still run?"},
+	{"audience in id token", token.Denied, "the aud of the subject token must be one of those that the provider allows: gcloud iam workload-identity-pools providers describe"},
+	{"attribute condition", token.Denied, "the condition of the provider does not admit this subject: gcloud iam workload-identity-pools providers describe"},
+	{"target service indicated", token.Denied, "the audience of the file names a pool or provider that is disabled, deleted or misspelt: gcloud iam workload-identity-pools providers describe"},
 	{"has been deleted", token.Denied, "the service account was deleted"},
 	{"serviceaccounts.getaccesstoken", token.Denied, "grant the caller roles/iam.serviceAccountTokenCreator on that account"},
 	{"serviceaccounts.getopenidtoken", token.Denied, "grant the caller roles/iam.serviceAccountOpenIdTokenCreator on that account"},
@@ -72,6 +78,8 @@ func (r *reply) failure() *token.Error {
 	switch {
 	case r.status == http.StatusTooManyRequests:
 		e.Kind = token.Throttled
+	case r.status == http.StatusLoopDetected:
+		e.Kind, hint = token.Misconfigured, "this is our own server: "+r.field+" leads in a circle"
 	case r.status == http.StatusRequestTimeout || r.status >= 500:
 		e.Kind = token.Unavailable
 	case known:
@@ -118,8 +126,12 @@ func (r *reply) oauthError() (code, description string) {
 	var body struct {
 		Error       json.RawMessage `json:"error"`
 		Description string          `json:"error_description"`
+		Subtype     string          `json:"error_subtype"`
 	}
 	if json.Unmarshal(r.body, &body) != nil || json.Unmarshal(body.Error, &code) == nil {
+		if !strings.Contains(body.Description, body.Subtype) {
+			body.Description += " (" + body.Subtype + ")"
+		}
 		return code, body.Description
 	}
 	var api struct{ Status, Message string }

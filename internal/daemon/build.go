@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/gcemds/gcemds/internal/config"
+	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/server"
 	"github.com/gcemds/gcemds/internal/token"
@@ -66,7 +68,7 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 			return p, fmt.Errorf("%s: %w", i.Metadata, err)
 		}
 	}
-	accounts, project, err := s.accounts(i, doc)
+	accounts, who, err := s.accounts(i, doc)
 	if err != nil {
 		return p, err
 	}
@@ -79,7 +81,7 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	}
 	var edits []tree.Edit
 	if i.Metadata == "" {
-		edits = append(edits, moved(doc, i.Name, project)...)
+		edits = append(edits, moved(doc, i.Name, who)...)
 	}
 	if i.OSLogin != "" {
 		data, err := readFile(i.OSLogin, tree.MaxDocument)
@@ -107,34 +109,39 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 
 // moved gives the built-in machine the name of the instance, and moves it to
 // the project of its key, if that is known.
-func moved(doc *tree.Tree, name, project string) []tree.Edit {
+func moved(doc *tree.Tree, name string, who credential.Identity) []tree.Edit {
 	is := func(path string) string {
 		n, _ := doc.Lookup(path)
 		return n.Value()
 	}
-	project = cmp.Or(project, is("project/project-id"))
+	project := cmp.Or(who.ProjectID, is("project/project-id"))
 	host := strings.NewReplacer(is("instance/name"), name, is("project/project-id"), project).Replace(is("instance/hostname"))
-	return []tree.Edit{
+	edits := []tree.Edit{
 		{Path: "instance/name", Value: name},
 		{Path: "instance/hostname", Value: host},
 		{Path: "project/project-id", Value: project},
 	}
+	if who.ProjectNumber != "" {
+		edits = append(edits, tree.Edit{Path: "project/numeric-project-id", Value: json.Number(who.ProjectNumber)})
+	}
+	return edits
 }
 
-// accounts opens the source of each account of an instance. Where the
-// configuration names none, those of the document get offline tokens.
-func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.Account, project string, err error) {
+// accounts opens the source of each account of an instance, and says who the
+// default one is. Where the configuration names none, those of the document
+// get offline tokens.
+func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.Account, who credential.Identity, err error) {
 	shown := fleet.Accounts(doc)
 	if len(i.Accounts) == 0 {
 		for _, a := range shown {
 			opened, err := s.open(offline, a.Email)
 			if err != nil {
-				return nil, "", fmt.Errorf("account %q: %w", a.Email, err)
+				return nil, who, fmt.Errorf("account %q: %w", a.Email, err)
 			}
 			a.Source = opened
 			accounts = append(accounts, a)
 		}
-		return accounts, "", nil
+		return accounts, who, nil
 	}
 	for _, a := range i.Accounts {
 		account := fleet.Account{Email: a.Email, Aliases: slices.Clone(a.Aliases), Scopes: a.Scopes}
@@ -154,24 +161,24 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 		account.Aliases = slices.Compact(account.Aliases)
 		opened, err := s.open(a.Source, account.Email)
 		if err != nil {
-			return nil, "", fmt.Errorf("account %q: source %q: %w", a.Name, a.Source, err)
+			return nil, who, fmt.Errorf("account %q: source %q: %w", a.Name, a.Source, err)
 		}
 		whose := opened.identity.Email
 		switch {
 		case account.Email == "" && whose == "":
-			return nil, "", fmt.Errorf("account %q: the source does not know whose it is; give the account an email", a.Name)
+			return nil, who, fmt.Errorf("account %q: the source does not know whose it is; give the account an email", a.Name)
 		case account.Email == "":
 			account.Email = whose
 		case whose != "" && whose != account.Email:
-			return nil, "", fmt.Errorf("account %q: source %q has the tokens of %s, not of %s; list the account under that e-mail, or impersonate this one", a.Name, a.Source, whose, account.Email)
+			return nil, who, fmt.Errorf("account %q: source %q has the tokens of %s, not of %s; list the account under that e-mail, or impersonate this one", a.Name, a.Source, whose, account.Email)
 		}
 		if slices.Contains(account.Aliases, "default") {
-			project = opened.identity.ProjectID
+			who = opened.identity
 		}
 		account.Source = opened
 		accounts = append(accounts, account)
 	}
-	return accounts, project, nil
+	return accounts, who, nil
 }
 
 // others is the source of an account that the configuration does not name.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -76,6 +77,11 @@ func (s *sources) open(name, email string) (*opened, error) {
 		}
 		io.WriteString(h, o.id)
 		return o, o.identity, nil
+	}
+	env.Signer = func(name string) (crypto.Signer, error) {
+		c := s.config.Sources[name]
+		json.NewEncoder(h).Encode(c)
+		return c.OpenSigner(s.ctx, env)
 	}
 	source, identity, err := c.Open(s.ctx, env)
 	if err != nil {
