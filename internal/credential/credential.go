@@ -27,6 +27,7 @@ type Config struct {
 	KeyFile     *KeyFile     `yaml:"key_file,omitempty"`
 	External    *External    `yaml:"external,omitempty"`
 	User        *User        `yaml:"user,omitempty"`
+	GDCH        *GDCH        `yaml:"gdch,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
 	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }
