@@ -28,6 +28,7 @@ type Config struct {
 	External    *External    `yaml:"external,omitempty"`
 	User        *User        `yaml:"user,omitempty"`
 	GDCH        *GDCH        `yaml:"gdch,omitempty"`
+	Static      *Static      `yaml:"static,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
 	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }
