@@ -29,6 +29,7 @@ type Config struct {
 	User        *User        `yaml:"user,omitempty"`
 	GDCH        *GDCH        `yaml:"gdch,omitempty"`
 	Static      *Static      `yaml:"static,omitempty"`
+	Upstream    *Upstream    `yaml:"upstream,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
 	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }

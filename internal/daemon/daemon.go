@@ -112,6 +112,8 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes,
 	})
 	d.server.ClientCertificate = d.clientCertificate
+	name, value := d.server.Mark()
+	d.env.Header = map[string]string{name: value}
 
 	if err := d.listen(c); err != nil {
 		return nil, err

@@ -27,6 +27,7 @@ func (e *refusal) Error() string { return e.text }
 var (
 	errFlavor    = &refusal{status: 403, page: true, text: "Missing Metadata-Flavor:Google header."}
 	errForwarded = &refusal{status: 403, page: true, text: "Requests with forwarding headers are refused: the metadata server does not answer through a proxy."}
+	errCircle    = &refusal{status: 508, text: "This request comes from this metadata server itself: one of its sources leads back to it.\n"}
 	errHost      = &refusal{status: 403, page: true, text: "The Host header is not a name of this server. If it should be, add it to hosts in the configuration."}
 	errLegacy    = &refusal{status: 403, page: true, class: classLegacy, text: "Legacy metadata endpoints are disabled. Please use the /v1/ endpoint."}
 	errNotFound  = tree.ErrNotFound

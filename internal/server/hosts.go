@@ -74,6 +74,18 @@ func forwarded(h http.Header) bool {
 	return false
 }
 
+// markHeader is in requests of servers like this one; see Server.Mark.
+const markHeader = "Gcemds-Server"
+
+// circular reports whether the request is from this server itself: then it
+// would wait for its own answer.
+func (s *Server) circular(h http.Header) bool { return slices.Contains(h[markHeader], s.mark) }
+
+// Mark is a header for requests of this process to other metadata servers. A
+// request that has it and arrives here has gone in a circle, and is refused
+// with status 508.
+func (s *Server) Mark() (name, value string) { return markHeader, s.mark }
+
 // flavored reports whether the request says that it wants metadata. The value
 // is compared exactly; the older header is still accepted (section 1.3).
 func flavored(h http.Header) bool {

@@ -7,6 +7,7 @@
 package server
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"net/http"
@@ -53,11 +54,12 @@ type Server struct {
 	limits    Limits
 	waiting   atomic.Int64
 	hosts     atomic.Pointer[hosts]
+	mark      string // see Mark
 }
 
 // New returns a server of these instances. The journal may be nil.
 func New(instances fleet.Resolver, journal *journal.Journal, limits Limits) *Server {
-	s := &Server{instances: instances, journal: journal, limits: limits.withDefaults()}
+	s := &Server{instances: instances, journal: journal, limits: limits.withDefaults(), mark: rand.Text()}
 	s.SetHosts()
 	return s
 }
@@ -174,6 +176,8 @@ func (r *request) answer() (reply, error) {
 		return reply{}, errHost
 	case forwarded(header):
 		return reply{}, errForwarded
+	case r.server.circular(header):
+		return reply{}, errCircle
 	case r.legacy():
 		return reply{}, errLegacy
 	case r.path != "/" && !flavored(header):

@@ -193,6 +193,16 @@ func TestForwardingHeaders(t *testing.T) {
 	want(t, "other headers", do(s, r), 200, "demo-instance")
 }
 
+// A server knows its own requests, and no other's.
+func TestMark(t *testing.T) {
+	t.Parallel()
+	s, other := serverOf(plain(t), nil, server.Limits{}), serverOf(plain(t), nil, server.Limits{})
+	r := request("GET", "instance/name", "")
+	r.Header.Set(s.Mark())
+	want(t, "a request of its own", do(s, r), 508, "leads back to it")
+	want(t, "a request of another", do(other, r), 200, "demo-instance")
+}
+
 // Two flavor headers are not one that says Google.
 func TestFlavorTwice(t *testing.T) {
 	t.Parallel()
