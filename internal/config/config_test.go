@@ -182,3 +182,15 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// A login is not watched: what writes to it is also ourselves, and a reload
+// would throw away the tokens each time.
+func TestLoginIsNotWatched(t *testing.T) {
+	c, err := Load("mds.yaml", []byte("sources:\n  a: {user: login.json}\n  b: {user: {file: login.json}}\n  c: {external: wif.json}\n  d: {impersonate: {file: imp.json}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Files(), []string{"imp.json", "mds.yaml", "wif.json"}; !slices.Equal(got, want) {
+		t.Errorf("Files = %q, want %q", got, want)
+	}
+}
