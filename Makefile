@@ -10,15 +10,19 @@ IMAGE    ?= gcemds:dev
 IMAGE_PLATFORMS := linux/amd64 linux/arm64
 PLATFORMS       := $(IMAGE_PLATFORMS) darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-# The image program is a module of its own: what it needs stays out of our go.mod.
-IMAGE_MODULE := deploy/image
+# The image program is a module of its own: what it needs stays out of our go.mod. So is gcemds-pkcs11, which needs cgo
+# besides: without a C compiler it is left out.
+IMAGE_MODULE  := deploy/image
+PKCS11_MODULE := cmd/gcemds-pkcs11
+CGO           := $(filter 1,$(shell $(GO) env CGO_ENABLED))
+MODULES       := $(IMAGE_MODULE) $(if $(CGO),$(PKCS11_MODULE))
 
 # The race detector needs a C compiler. Go says CGO_ENABLED=0 when there is none.
-RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+RACE := $(if $(CGO),-race)
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: help build lint test vuln fuzz e2e bench cross image generate check-generated clean \
+.PHONY: help build pkcs11 lint test vuln fuzz e2e bench cross image generate check-generated clean \
 	$(PLATFORMS:%=cross/%)
 
 help: ## list the targets
@@ -27,16 +31,20 @@ help: ## list the targets
 build: ## build gcemds for this machine into dist/
 	CGO_ENABLED=0 $(GO) build -trimpath -o dist/ ./cmd/gcemds
 
+pkcs11: ## build gcemds-pkcs11, which signs with PKCS#11 tokens, into dist/; takes a C compiler
+	cd $(PKCS11_MODULE) && CGO_ENABLED=1 $(GO) build -trimpath -o $(CURDIR)/dist/ .
+
 lint: ## check format, vet and staticcheck; changes nothing
 	@unformatted="$$(gofmt -l .)"; if [ -n "$$unformatted" ]; then \
 		echo "not formatted (run gofmt -w):" >&2; echo "$$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	staticcheck="$$($(GO) tool -n staticcheck)" && cd $(IMAGE_MODULE) && $(GO) vet ./... && "$$staticcheck" ./...
+	staticcheck="$$($(GO) tool -n staticcheck)"; for module in $(MODULES); do \
+		(cd $$module && $(GO) vet ./... && "$$staticcheck" ./...) || exit 1; done
 
 test: lint ## lint, then every test that needs neither root nor network (the default)
-	@$(if $(RACE),,echo "no C compiler: testing without the race detector" >&2)
-	cd $(IMAGE_MODULE) && $(GO) test ./...
+	@$(if $(CGO),,echo "no C compiler: testing without the race detector, and not testing gcemds-pkcs11" >&2)
+	for module in $(MODULES); do (cd $$module && $(GO) test $(RACE) ./...) || exit 1; done
 	$(GO) test $(RACE) ./...
 
 vuln: ## look for known vulnerabilities (GOVULNDB=file:///... for a local database)

@@ -31,6 +31,9 @@ type Config struct {
 	Static      *Static      `yaml:"static,omitempty"`
 	Upstream    *Upstream    `yaml:"upstream,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
+	Signer      *Signer      `yaml:"signer,omitempty"`
+	SSHAgent    *SSHAgent    `yaml:"ssh_agent,omitempty"`
+	PKCS11      *PKCS11      `yaml:"pkcs11,omitempty"`
 	Issuer      *Issuer      `yaml:"issuer,omitempty"`
 }
 
@@ -73,6 +76,9 @@ func (c Config) Validate() error {
 // Open returns the source, and what the credential says about its account. It
 // reads files and checks them, but asks nobody upstream: a key that was
 // revoked is found out by the first Mint.
+//
+// A source that has something open, such as a process, is an io.Closer. After
+// Close it still mints, for those who have it in use, but keeps nothing.
 func (c Config) Open(ctx context.Context, env Env) (token.Source, Identity, error) {
 	if err := c.Validate(); err != nil {
 		return nil, Identity{}, err

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,8 +19,20 @@ const (
 	robot = "robot@my-project.iam.gserviceaccount.com"
 )
 
-// rsaKey is made once: RSA keys are slow to generate.
+// rsaKey is made once: RSA keys are slow to generate. A program that a test
+// starts has the key of the test.
 var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
+	if path := os.Getenv("GCEMDS_TEST_KEY"); path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			panic(err)
+		}
+		signer, err := parsePEM(string(data))
+		if err != nil {
+			panic(err)
+		}
+		return signer.(*rsa.PrivateKey)
+	}
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		panic(err)

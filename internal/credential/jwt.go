@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 	"time"
@@ -41,9 +40,9 @@ func newAssertion(email, audience string, now time.Time) assertion {
 // which answers with an ID token if it has a target audience and with an
 // access token if not.
 func exchangeAssertion(ctx context.Context, c *Client, tokenURI string, signer crypto.Signer, kid string, a assertion) (token.Token, error) {
-	jwt, err := issuer.SignJWT(signer, kid, a)
+	jwt, err := issuer.SignJWT(within(ctx, signer), kid, a)
 	if err != nil {
-		return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("sign the assertion: %w", err)}
+		return token.Token{}, about("sign the assertion", err)
 	}
 	return sendAssertion(ctx, c, tokenURI, jwt, a.TargetAudience != "")
 }

@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -92,6 +93,25 @@ func (s *signingSource) Mint(ctx context.Context, req token.Request) (token.Toke
 	return t, nil
 }
 
+// Close ends what the signer holds open.
+func (s *signingSource) Close() error {
+	if c, ok := s.signer.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// within returns the signer for one call, which ends with ctx if the signer
+// has a way to: crypto.Signer knows no contexts.
+func within(ctx context.Context, signer crypto.Signer) crypto.Signer {
+	if s, ok := signer.(interface {
+		within(context.Context) crypto.Signer
+	}); ok {
+		return s.within(ctx)
+	}
+	return signer
+}
+
 func (s *signingSource) mint(ctx context.Context, req token.Request) (token.Token, error) {
 	now := time.Now()
 	if req.Audience != "" {
@@ -109,7 +129,7 @@ func (s *signingSource) mint(ctx context.Context, req token.Request) (token.Toke
 		c := newAssertion(s.email, "", now)
 		c.Subject = s.email
 		c.Scope = strings.Join(req.Scopes, " ")
-		jwt, err := issuer.SignJWT(s.signer, s.key, c)
+		jwt, err := issuer.SignJWT(within(ctx, s.signer), s.key, c)
 		return token.Token{Value: jwt, Expiry: time.Unix(c.Expiry, 0)}, err
 	}
 	c := newAssertion(s.email, s.tokenURI, now)

@@ -22,6 +22,7 @@ import (
 // A plan is what a configuration asks for, opened and checked but not served
 // yet: everything about a reload that can fail has happened when there is one.
 type plan struct {
+	sources   *sources
 	instances []planned
 	routes    []config.Route
 	hosts     []string
@@ -33,14 +34,13 @@ type planned struct {
 }
 
 // plan opens sources and builds documents. It reports all that is wrong, an
-// instance at a time.
+// instance at a time; then nothing stays open.
 func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
-	p := &plan{routes: c.Routes, hosts: c.Hosts}
-	s := d.sources(ctx, c)
+	p := &plan{sources: d.sources(ctx, c), routes: c.Routes, hosts: c.Hosts}
 	refresh := token.RefreshTokens{Limit: c.Limits.RefreshTokens}
 	var errs []error
 	for _, i := range c.Instances {
-		made, err := d.planInstance(s, i)
+		made, err := d.planInstance(p.sources, i)
 		for _, a := range made.Accounts {
 			err = errors.Join(err, refresh.Add(a.Email, a.Scopes))
 		}
@@ -50,7 +50,11 @@ func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
 		}
 		p.instances = append(p.instances, made)
 	}
-	return p, errors.Join(errs...)
+	if len(errs) > 0 {
+		p.sources.close()
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
 }
 
 func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
@@ -186,8 +190,17 @@ func (d *Daemon) others(email string) token.Source {
 	return d.cache.Source("offline "+email, d.issuer.Source(email))
 }
 
-// serve makes the plan what is served. It cannot fail.
+// serve makes the plan what is served, and closes the sources of the one
+// before. It cannot fail.
 func (d *Daemon) serve(p *plan) {
+	if old := d.show(p); old != nil {
+		old.close()
+	}
+}
+
+// show makes the plan what requests see. It returns the sources they saw
+// before, if any.
+func (d *Daemon) show(p *plan) *sources {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var routes []fleet.Route
@@ -214,6 +227,9 @@ func (d *Daemon) serve(p *plan) {
 	d.instances, d.byName = instances, byName
 	d.router.Set(routes...)
 	d.server.SetHosts(p.hosts...)
+	old := d.opened
+	d.opened = p.sources
+	return old
 }
 
 // readFile reads a file of at most limit bytes; its errors name the file.

@@ -67,6 +67,7 @@ type Daemon struct {
 	rejected  error // why the configuration on disk is not in use
 	instances []*fleet.Instance
 	byName    map[string]*fleet.Instance
+	opened    *sources // of the instances
 	ready     bool
 }
 
@@ -196,7 +197,10 @@ func (d *Daemon) close() {
 		l.Close()
 	}
 	if d.cache != nil {
-		d.cache.Close()
+		d.cache.Close() // from here on nobody mints
+	}
+	if d.opened != nil {
+		d.opened.close()
 	}
 	if d.issuer != nil {
 		d.issuer.Close()

@@ -29,8 +29,12 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 	}
 	defer d.issuer.Close()
 	d.env = credential.Env{Client: &credential.Client{Log: log}, Issuer: d.issuer, Log: log}
-	_, err = d.plan(ctx, c)
+	p, err := d.plan(ctx, c)
+	if err == nil {
+		defer p.sources.close()
+	}
 	s := d.sources(ctx, c)
+	defer s.close()
 	var minted []admin.Minted
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		email, scopes, used := uses(c, name)

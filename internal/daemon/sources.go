@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
@@ -24,6 +25,7 @@ type sources struct {
 	cache   *token.Cache
 	env     credential.Env
 	opened  map[string]*opened // by name and e-mail
+	closers []io.Closer        // of the sources that have something open
 	opening []string           // that wait for the one they need
 }
 
@@ -39,6 +41,15 @@ func (d *Daemon) sources(ctx context.Context, c *config.Config) *sources {
 	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, opened: map[string]*opened{}}
 	s.env.Endpoints = c.Endpoints
 	return s
+}
+
+// close ends what the sources have open, and waits for that.
+func (s *sources) close() {
+	var closing sync.WaitGroup
+	for _, c := range s.closers {
+		closing.Go(func() { c.Close() })
+	}
+	closing.Wait()
 }
 
 // offline is the name of the source of accounts that name none: the offline
@@ -94,6 +105,9 @@ func (s *sources) open(name, email string) (*opened, error) {
 			io.Copy(h, io.LimitReader(f, 1<<20))
 			f.Close()
 		}
+	}
+	if c, ok := source.(io.Closer); ok {
+		s.closers = append(s.closers, c)
 	}
 	id := key + " " + hex.EncodeToString(h.Sum(nil)[:16])
 	o := &opened{s.cache.Source(id, source), name, identity, id}

@@ -20,7 +20,8 @@ import (
 var base64url = base64.RawURLEncoding
 
 // SignJWT returns the claims as a JWT signed with RS256 (RFC 7515). The kid
-// may be empty; then the header has none.
+// may be empty; then the header has none. A crypto.MessageSigner gets the text,
+// any other signer its SHA-256.
 func SignJWT(signer crypto.Signer, kid string, claims any) (string, error) {
 	head, err := json.Marshal(jwtHeader{Alg: "RS256", Kid: kid, Typ: "JWT"})
 	if err != nil {
@@ -31,8 +32,7 @@ func SignJWT(signer crypto.Signer, kid string, claims any) (string, error) {
 		return "", err
 	}
 	signed := base64url.EncodeToString(head) + "." + base64url.EncodeToString(body)
-	sum := sha256.Sum256([]byte(signed))
-	sig, err := signer.Sign(rand.Reader, sum[:], crypto.SHA256)
+	sig, err := crypto.SignMessage(signer, rand.Reader, []byte(signed), crypto.SHA256)
 	if err != nil {
 		return "", err
 	}
