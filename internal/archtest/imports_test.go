@@ -18,11 +18,12 @@ var imports = map[string]map[string]string{
 		"internal/cli": "main calls it and does nothing else",
 	},
 	"internal/cli": {
-		"internal/admin":  "commands talk to a running server through the admin client",
-		"internal/config": "config check and config show read the file without a server",
-		"internal/daemon": "serve runs one",
-		"internal/issuer": "google runs one as a fake Google",
-		"internal/proxy":  "google puts the fake where programs look for Google",
+		"internal/admin":      "commands talk to a running server through the admin client",
+		"internal/config":     "config check and config show read the file without a server",
+		"internal/credential": "the tpm commands make keys for the source of that kind, and print its configuration",
+		"internal/daemon":     "serve runs one",
+		"internal/issuer":     "google runs one as a fake Google",
+		"internal/proxy":      "google puts the fake where programs look for Google",
 	},
 	"bench": {
 		"internal/tree": "times edits of a large document; everything else it measures from outside",
@@ -77,6 +78,7 @@ var imports = map[string]map[string]string{
 	"internal/credential": {
 		"internal/issuer": "the offline issuer is a kind of credential",
 		"internal/token":  "every credential opens as a token.Source",
+		"internal/tpm":    "the key of a credential may be in a TPM",
 	},
 	"internal/fleet": {
 		"internal/token": "an account mints from a source",
@@ -86,15 +88,17 @@ var imports = map[string]map[string]string{
 		"internal/token": "an identity of the issuer is a token.Source",
 	},
 
-	// What knows nothing but the standard library.
+	// What knows nothing of ours.
 	"internal/journal": {},
 	"internal/proxy":   {},
 	"internal/token":   {},
+	"internal/tpm":     {},
 	"internal/tree":    {},
 
 	// Only tests.
-	"deploy":            {},
-	"internal/archtest": {},
+	"deploy":             {},
+	"internal/archtest":  {},
+	"internal/tpm/swtpm": {},
 }
 
 // TestImports compares the arrows in the code with the table, both ways.

@@ -76,7 +76,7 @@ wrong.`,
 	}
 	root.SetVersionTemplate("gcemds {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
-	root.AddCommand(newServe(), newGet(), newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newGoogle(), newVersion())
+	root.AddCommand(newServe(), newGet(), newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newTPM(), newGoogle(), newVersion())
 	wrapArgs(root)
 	return root
 }

@@ -53,7 +53,9 @@ func TestSourcePages(t *testing.T) {
 			if !strings.Contains(m[1], " ") {
 				continue // the word for a class of errors
 			}
-			ours := func(words string) bool { return strings.Contains(source, strings.TrimSpace(words[:min(len(words), 16)])) }
+			ours := func(words string) bool {
+				return strings.Contains(source, strings.TrimSpace(words[:min(len(words), 16)]))
+			}
 			if found := words.FindAllString(m[1], -1); found != nil && !slices.ContainsFunc(found, ours) {
 				t.Errorf("%s: no error of the code has %q", name, found)
 			}

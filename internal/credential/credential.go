@@ -31,6 +31,7 @@ type Config struct {
 	Static      *Static      `yaml:"static,omitempty"`
 	Upstream    *Upstream    `yaml:"upstream,omitempty"`
 	Impersonate *Impersonate `yaml:"impersonate,omitempty"`
+	TPM         *TPM         `yaml:"tpm,omitempty"`
 	Signer      *Signer      `yaml:"signer,omitempty"`
 	SSHAgent    *SSHAgent    `yaml:"ssh_agent,omitempty"`
 	PKCS11      *PKCS11      `yaml:"pkcs11,omitempty"`
