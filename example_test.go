@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,6 +98,38 @@ func ExampleServer_Keys() {
 	body, _ := io.ReadAll(resp.Body)
 	fmt.Println(resp.StatusCode, strings.Contains(string(body), `"alg": "RS256"`))
 	// Output: 200 true
+}
+
+func ExampleEnviron() {
+	s, err := gcemds.New(gcemds.Options{})
+	if err == nil {
+		err = s.Start("127.0.0.1:0")
+	}
+	if err != nil {
+		panic(err)
+	}
+	defer s.Shutdown(context.Background())
+	empty, err := os.MkdirTemp("", "")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(empty)
+
+	cmd := exec.Command("gcloud", "storage", "ls") // a program that shall have the identity of s
+	set := gcemds.Environ(s.Addr(), empty)
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if _, ours := set[name]; !ours {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	for name, value := range set {
+		if value != "" {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	fmt.Println(slices.Contains(cmd.Env, "GCE_METADATA_ROOT="+s.Addr()))
+	// Output: true
 }
 
 func ExampleOptions() {

@@ -112,15 +112,11 @@ func (s *Server) URL() string { return s.http.URL + "/computeMetadata/v1/" }
 func (s *Server) Setenv(t testing.TB) {
 	t.Helper()
 	empty := t.TempDir()
-	for name, value := range map[string]string{
-		"GCE_METADATA_HOST":              s.Addr(),
-		"GCE_METADATA_IP":                s.Addr(),
-		"GCE_METADATA_ROOT":              s.Addr(),
-		"METADATA_SERVER_DETECTION":      "assume-present",
-		"GOOGLE_APPLICATION_CREDENTIALS": "",
-		"CLOUDSDK_CONFIG":                empty,
-	} {
+	for name, value := range gcemds.Environ(s.Addr(), empty) {
 		t.Setenv(name, value)
+		if value == "" {
+			os.Unsetenv(name) // until t puts it back
+		}
 	}
 	for name, config := range map[string]string{"HOME": ".config", "APPDATA": ""} {
 		file := filepath.Join(os.Getenv(name), config, "gcloud", "application_default_credentials.json")

@@ -33,3 +33,19 @@ func TestOtherCredentials(t *testing.T) {
 		})
 	}
 }
+
+// TestUnset: what must not be set is not, and comes back: Python takes an empty
+// name for one of a file.
+func TestUnset(t *testing.T) {
+	const name = "GOOGLE_APPLICATION_CREDENTIALS"
+	t.Setenv(name, "key.json")
+	t.Run("with a server", func(t *testing.T) {
+		mdstest.NewServer(t)
+		if value, set := os.LookupEnv(name); set {
+			t.Errorf("%s is %q after NewServer, want it unset", name, value)
+		}
+	})
+	if got := os.Getenv(name); got != "key.json" {
+		t.Errorf("%s is %q after the test, want key.json again", name, got)
+	}
+}

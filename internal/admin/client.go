@@ -115,10 +115,20 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, ans
 	return dec.Decode(answer)
 }
 
+// ErrNoAnswer is what every error is that means that there is no daemon, or
+// none that answers.
+var ErrNoAnswer = errors.New("no answer")
+
+// A silence is such an error.
+type silence struct{ error }
+
+func (s silence) Is(target error) bool { return target == ErrNoAnswer }
+func (s silence) Unwrap() error        { return s.error }
+
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no gcemds answers on %s; start one with: gcemds serve (if it runs with another --admin, set GCEMDS_ADMIN to that)", c.Socket)
+		return silence{fmt.Errorf("no gcemds answers on %s; start one with: gcemds serve (if it runs with another --admin, set GCEMDS_ADMIN to that)", c.Socket)}
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s belongs to another user", c.Socket)
 	}
@@ -126,7 +136,7 @@ func (c *Client) explain(err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	return fmt.Errorf("the daemon on %s does not answer: %w", c.Socket, err)
+	return silence{fmt.Errorf("the daemon on %s does not answer: %w", c.Socket, err)}
 }
 
 // Complete returns the paths that begin with what is typed; nil if nobody

@@ -18,11 +18,14 @@ var imports = map[string]map[string]string{
 		"internal/cli": "main calls it and does nothing else",
 	},
 	"internal/cli": {
+		"":                    "run sets the variables that lead client libraries to a server, of which the package has the list",
+		"client":              "token, identity, wait and others ask any metadata server, as a program would",
+		"internal/intercept":  "run --link-local shows a program our server at the address of Google's",
 		"internal/admin":      "commands talk to a running server through the admin client",
 		"internal/config":     "config check and config show read the file without a server",
 		"internal/credential": "the tpm commands make keys for the source of that kind, and print its configuration",
-		"internal/daemon":     "serve runs one",
-		"internal/issuer":     "google runs one as a fake Google",
+		"internal/daemon":     "serve and run run one",
+		"internal/issuer":     "google runs one as a fake Google; identity --verify checks a signature as it does",
 		"internal/proxy":      "google puts the fake where programs look for Google",
 	},
 	"bench": {
@@ -89,11 +92,12 @@ var imports = map[string]map[string]string{
 	},
 
 	// What knows nothing of ours.
-	"internal/journal": {},
-	"internal/proxy":   {},
-	"internal/token":   {},
-	"internal/tpm":     {},
-	"internal/tree":    {},
+	"internal/intercept": {},
+	"internal/journal":   {},
+	"internal/proxy":     {},
+	"internal/token":     {},
+	"internal/tpm":       {},
+	"internal/tree":      {},
 
 	// Only tests.
 	"deploy":             {},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -15,18 +16,27 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gcemds/gcemds/client"
 	"github.com/gcemds/gcemds/internal/admin"
+	"github.com/gcemds/gcemds/internal/intercept"
 )
 
-// Exit codes.
+// Exit codes. Those of run that are not here are in run.go.
 const (
-	exitOK    = 0
-	exitError = 1 // it did not work; stderr says why
-	exitUsage = 2 // the command line is wrong
+	exitOK       = 0
+	exitError    = 1 // it did not work; stderr says why
+	exitUsage    = 2 // the command line is wrong
+	exitNotThere = 3 // the server has no such value
+	exitDenied   = 4 // the server refuses
+	exitNoServer = 5 // no server answers, or it only fails
 )
 
 // Main runs a command line and returns the exit code of the process.
 func Main(args []string, stdout, stderr io.Writer) int {
+	if code, err := intercept.Enter(args); err != nil {
+		fmt.Fprintf(stderr, "gcemds: %v\n", err)
+		return code
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, args, stdout, stderr)
@@ -39,14 +49,49 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	var usage *usageError
+	var end *ended
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "gcemds: %v\nsee: %s --help\n", err, usage.command)
 		return exitUsage
+	case errors.As(err, &end) && end.error == nil:
+		return end.code
 	}
 	fmt.Fprintf(stderr, "gcemds: %v\n", err)
+	return codeOf(err)
+}
+
+// An ended is the end of a command with a code of its own. Without an error
+// there is nothing to say about it.
+type ended struct {
+	code int
+	error
+}
+
+func (e *ended) Error() string {
+	if e.error == nil {
+		return fmt.Sprintf("ended with %d", e.code)
+	}
+	return e.error.Error()
+}
+
+func (e *ended) Unwrap() error { return e.error }
+
+func codeOf(err error) int {
+	var end *ended
+	var answer *admin.Error
+	switch {
+	case errors.As(err, &end):
+		return end.code
+	case errors.Is(err, client.NotFound), errors.As(err, &answer) && answer.Status == http.StatusNotFound:
+		return exitNotThere
+	case errors.Is(err, client.Denied), errors.As(err, &answer) && answer.Status == http.StatusForbidden:
+		return exitDenied
+	case errors.Is(err, client.Transient), errors.Is(err, client.NoServer), errors.Is(err, admin.ErrNoAnswer):
+		return exitNoServer
+	}
 	return exitError
 }
 
@@ -64,19 +109,28 @@ func newRoot() *cobra.Command {
 on Google Cloud, through the metadata server it already knows how to ask.
 
 Results go to stdout, everything else to stderr. The exit code is 0 when it
-worked, 1 when it did not (stderr says why), and 2 when the command line is
-wrong.`,
+worked, 1 when it did not (stderr says why), 2 when the command line is wrong, 3
+when the server has no such value, 4 when it refuses, and 5 when no server
+answers, or it only fails. That of gcemds run is that of the program.
+
+get, tree, watch, token, identity, email, scopes and wait ask any metadata
+server, Google's too. Which one is said by, in this order: --host; --admin or
+GCEMDS_ADMIN, the socket of a gcemds; GCE_METADATA_HOST. Without any of them it
+is the gcemds of this user. That of the machine itself must be named:
+--host metadata.google.internal. The other commands are for a gcemds.`,
 		Example: `  gcemds serve                             # a virtual machine: no file, no key, no network
   gcemds serve --key sa.json               # the same with real tokens
   gcemds set instance/attributes/env dev   # change it while it runs
-  gcemds get instance/attributes/ --watch  # see changes as they come`,
+  gcemds watch instance/attributes/        # see changes as they come
+  gcemds run -- python3 app.py             # a program with a server of its own`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version(),
 	}
 	root.SetVersionTemplate("gcemds {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
-	root.AddCommand(newServe(), newGet(), newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newTPM(), newGoogle(), newVersion())
+	root.AddCommand(newServe(), newRun(), newGet(), newTree(), newWatch(), newToken(), newIdentity(), newEmail(), newScopes(), newWait(),
+		newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newTPM(), newGoogle(), newVersion())
 	wrapArgs(root)
 	return root
 }

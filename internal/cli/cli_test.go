@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,8 +44,12 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "netns":
+				_, err := exec.LookPath("curl")
+				return err == nil && exec.Command("unshare", "--user", "--map-root-user", "--net", "ip", "link", "set", "lo", "up").Run() == nil, nil
 			}
 			return false, fmt.Errorf("there is no condition %q", cond)
 		},
@@ -200,13 +205,13 @@ func TestExitCodes(t *testing.T) {
 		{"completion bash", exitOK, "# bash completion", ""},
 		{"config init", exitOK, "# The configuration of gcemds", ""},
 		{"config check", exitOK, "ok\n", ""},
-		{"status", exitError, "", "gcemds: no gcemds answers on "},
-		{"get instance/name", exitError, "", "start one with: gcemds serve"},
-		{"get instance/name --watch", exitError, "", "gcemds: no gcemds answers on "},
-		{"set instance/name x", exitError, "", "gcemds: no gcemds answers on "},
-		{"delete instance/name", exitError, "", "gcemds: no gcemds answers on "},
+		{"status", exitNoServer, "", "gcemds: no gcemds answers on "},
+		{"get instance/name", exitNoServer, "", "start one with: gcemds serve"},
+		{"get instance/name --watch", exitNoServer, "", "gcemds: no gcemds answers on "},
+		{"set instance/name x", exitNoServer, "", "gcemds: no gcemds answers on "},
+		{"delete instance/name", exitNoServer, "", "gcemds: no gcemds answers on "},
 		{"apply " + missing, exitError, "", "gcemds: open " + missing},
-		{"reload", exitError, "", "gcemds: no gcemds answers on "},
+		{"reload", exitNoServer, "", "gcemds: no gcemds answers on "},
 		{"config check " + missing, exitError, "", "gcemds: cannot read the configuration: open " + missing},
 		{"serve --config " + missing, exitError, "", "print a file to begin with: gcemds config init"},
 		{"serve --listen 8080", exitError, "", "gcemds: the configuration is wrong; nothing was started:\n--listen: "},
@@ -315,6 +320,45 @@ func TestGetWatch(t *testing.T) {
 	interrupt()
 	if code, stderr := end(); code != exitOK || stderr != "" {
 		t.Errorf("a watch that is interrupted ends with %d and says %q, want 0 and nothing", code, stderr)
+	}
+}
+
+// TestWatchHost: of a server that is known by its address, every value is a
+// line, too, until the value is deleted.
+func TestWatchHost(t *testing.T) {
+	admin, _ := serving(t)
+	status, err := admin.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "instance/attributes/env"
+	do := func(args ...string) {
+		t.Helper()
+		if code := run(t.Context(), args, io.Discard, os.Stderr); code != exitOK {
+			t.Fatalf("gcemds %q ends with %d", args, code)
+		}
+	}
+	do("set", path, "0")
+	r, w := io.Pipe()
+	var stderr bytes.Buffer
+	done := make(chan int, 1)
+	go func() {
+		done <- run(t.Context(), []string{"watch", "--json", "--host", status.Listeners[0].Address, path}, w, &stderr)
+		w.Close()
+	}()
+	lines := bufio.NewScanner(r)
+	for _, value := range []string{"0", "1"} {
+		do("set", path, value)
+		if lines.Scan(); lines.Text() != `"`+value+`"` {
+			t.Errorf("a watch prints %q when the value is %q", lines.Text(), value)
+		}
+	}
+	do("delete", path)
+	if lines.Scan() {
+		t.Errorf("a watch prints %q after the value was deleted", lines.Text())
+	}
+	if code := <-done; code != exitNotThere || !strings.Contains(stderr.String(), "not found") {
+		t.Errorf("a watch of what was deleted ends with %d and says %s, want %d", code, &stderr, exitNotThere)
 	}
 }
 

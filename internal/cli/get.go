@@ -1,54 +1,112 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gcemds/gcemds/client"
 	"github.com/gcemds/gcemds/internal/admin"
 )
 
 func newGet() *cobra.Command {
-	var r remote
+	var s server
 	var watch, recursive, asJSON bool
 	c := &cobra.Command{
 		Use:   "get PATH",
-		Short: "Print a value or a directory of a running server",
-		Long: `Print a value, or the keys of a directory, of a server that runs on this
-machine. With --watch, print it again whenever it changes, until it is deleted
-or you interrupt.`,
+		Short: "Print a value or a directory of a metadata server",
+		Long: `Print a value, or the keys of a directory, of a metadata server; gcemds --help
+says of which. With --watch, print it again whenever it changes, until it is
+deleted or you interrupt.`,
 		Example: `  gcemds get instance/name
   gcemds get instance/attributes/ --recursive
-  gcemds get instance/maintenance-event --watch`,
+  gcemds get instance/maintenance-event --watch
+  gcemds get --host metadata.google.internal project/project-id`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: r.completePath,
+		ValidArgsFunction: s.completePath,
 		RunE: func(c *cobra.Command, args []string) error {
-			if !watch {
-				v, err := r.client().Get(c.Context(), r.instance, args[0], recursive || asJSON)
-				if err != nil {
-					return err
-				}
-				return printValue(c.OutOrStdout(), v, asJSON)
+			if watch {
+				return s.printChanges(c, args[0], asJSON)
 			}
-			for v, err := range r.client().Watch(c.Context(), r.instance, args[0]) {
-				if err != nil {
-					return err
-				}
-				if err := printValue(c.OutOrStdout(), v, asJSON); err != nil {
-					return err
-				}
+			v, err := s.get(c.Context(), args[0], recursive || asJSON)
+			if err != nil {
+				return err
 			}
-			return nil
+			return printValue(c.OutOrStdout(), v, asJSON)
 		},
 	}
-	r.instanceFlags(c)
+	s.instanceFlags(c)
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "print every change; a directory is watched with all below it")
 	c.Flags().BoolVarP(&recursive, "recursive", "r", false, "a directory with all below it")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON; of a directory, with all below it")
 	return c
+}
+
+func newWatch() *cobra.Command {
+	var s server
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "watch PATH",
+		Short: "Print a value of a metadata server, and each change of it",
+		Long: `Print a value of a metadata server, or a directory with all below it, and again
+whenever it changes, until it is deleted or you interrupt. It is get --watch.`,
+		Example:           "  gcemds watch instance/preempted\n  gcemds watch instance/attributes/ --json",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: s.completePath,
+		RunE:              func(c *cobra.Command, args []string) error { return s.printChanges(c, args[0], asJSON) },
+	}
+	s.instanceFlags(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func newTree() *cobra.Command {
+	var s server
+	c := &cobra.Command{
+		Use:   "tree [PATH]",
+		Short: "Print all that a metadata server has below a path, as JSON",
+		Long: `Print all that a metadata server has below a path, or everything, as JSON. The
+output for everything is a document that gcemds serve --metadata takes. Tokens
+are not in it.`,
+		Example:           "  gcemds tree\n  gcemds tree instance/network-interfaces/",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: s.completePath,
+		RunE: func(c *cobra.Command, args []string) error {
+			v, err := s.get(c.Context(), strings.Join(args, ""), true)
+			if err != nil {
+				return err
+			}
+			var b bytes.Buffer
+			if err := json.Indent(&b, []byte(v.JSON), "", "  "); err != nil {
+				return fmt.Errorf("the server's answer is not JSON: %w", err)
+			}
+			return printValue(c.OutOrStdout(), admin.Value{Text: b.String()}, false)
+		},
+	}
+	s.instanceFlags(c)
+	return c
+}
+
+// printChanges prints a value now and whenever it changes.
+func (s *server) printChanges(c *cobra.Command, path string, asJSON bool) error {
+	for v, err := range s.watch(c.Context(), path, asJSON) {
+		if errors.Is(err, client.Transient) && s.address() != "" {
+			fmt.Fprintf(c.ErrOrStderr(), "gcemds: still trying: %v\n", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := printValue(c.OutOrStdout(), v, asJSON); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // printValue ends what it prints with one newline.
@@ -62,6 +120,14 @@ func printValue(w io.Writer, v admin.Value, asJSON bool) error {
 	}
 	_, err := fmt.Fprintln(w, strings.TrimSuffix(text, "\n"))
 	return err
+}
+
+// printJSON prints what a command is about as the type that it is.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 func newStatus() *cobra.Command {
@@ -78,9 +144,7 @@ func newStatus() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
+				return printJSON(c.OutOrStdout(), s)
 			}
 			return printStatus(c.OutOrStdout(), s)
 		},

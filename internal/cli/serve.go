@@ -50,10 +50,13 @@ over the file.`,
 	return c
 }
 
-// settingFlags gives a command the flags of all settings.
-func settingFlags(c *cobra.Command) {
+// settingFlags gives a command the flags of all settings, or of those named.
+func settingFlags(c *cobra.Command, only ...string) {
 	c.Flags().SortFlags = false
 	for _, s := range config.Settings {
+		if len(only) > 0 && !slices.Contains(only, s.Name) {
+			continue
+		}
 		help := s.Help
 		if s.Default != "" {
 			help += "; default " + s.Default
@@ -172,17 +175,14 @@ func banner(w io.Writer, s admin.Status) {
 		fmt.Fprintf(w, "serving %s as %s\n", named(i), who)
 	}
 	for n, l := range s.Listeners {
-		host, port, err := net.SplitHostPort(l.Address)
+		_, _, err := net.SplitHostPort(l.Address)
 		switch {
 		case err != nil:
 			fmt.Fprintf(w, "  curl --unix-socket %s -H 'Metadata-Flavor: Google' http://metadata/computeMetadata/v1/\n", l.Address)
 		case l.TLS:
 			fmt.Fprintf(w, "  https://%s (clients need a certificate)\n", l.Address)
 		default:
-			if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-				host = "127.0.0.1"
-			}
-			address := net.JoinHostPort(host, port)
+			address, _ := reachable(l)
 			if n > 0 {
 				fmt.Fprintf(w, "  also http://%s\n", address)
 				continue

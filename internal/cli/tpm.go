@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -310,10 +309,4 @@ func printSource(w io.Writer, name string, t *credential.TPM, asJSON bool) error
 		return err
 	}
 	return printJSON(w, plain)
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -78,9 +77,7 @@ func printMinted(w io.Writer, minted []admin.Minted, asJSON bool) error {
 		line("to do", advice[m.Failure])
 	}
 	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(minted); err != nil {
+		if err := printJSON(w, minted); err != nil {
 			return err
 		}
 	} else if _, err := io.WriteString(w, b.String()); err != nil {

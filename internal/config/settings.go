@@ -36,6 +36,8 @@ var Settings = []Setting{
 	{Name: "metadata", Env: "GCEMDS_METADATA", Value: "FILE", Help: "document of the first instance", apply: first("metadata")},
 	{Name: "set", Value: "PATH=TEXT", Many: true, Help: "set a path in the document of the first instance", apply: set},
 	{Name: "key", Env: "GCEMDS_KEY", Value: "FILE", Help: "service account key for the default account of the first instance", apply: key},
+	{Name: "source", Env: "GCEMDS_SOURCE", Value: "NAME", Help: "source of the file that the default account of the first instance has its tokens from", apply: first("accounts", "default", "source")},
+	{Name: "scopes", Env: "GCEMDS_SCOPES", Value: "SCOPE,...", Many: true, Help: "scopes of the default account of the first instance", apply: scopes},
 	{Name: "enforce-scopes", Env: "GCEMDS_ENFORCE_SCOPES", Help: "mint tokens of exactly the scopes that a request asks for, and refuse those that the account does not have", apply: each("instances", "enforce_scopes")},
 	{Name: "admin", Env: "GCEMDS_ADMIN", Value: "PATH", Help: "socket of the control API", apply: at("admin", "socket")},
 	{Name: "admin-http", Env: "GCEMDS_ADMIN_HTTP", Value: "HOST:PORT", Help: "where to serve /healthz, /readyz and /metrics", apply: at("admin", "http")},
@@ -80,6 +82,15 @@ func (g given) list() []string {
 		}
 	}
 	return list
+}
+
+// sequence is the list as a node.
+func (g given) sequence() *yaml.Node {
+	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", LineComment: g.origin}
+	for _, word := range g.list() {
+		n.Content = append(n.Content, g.text(word))
+	}
+	return n
 }
 
 func nothing(given, *yaml.Node, report) {}
@@ -128,12 +139,10 @@ func set(g given, root *yaml.Node, fault report) {
 	}
 }
 
-func hosts(g given, root *yaml.Node, _ report) {
-	list := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq", LineComment: g.origin}
-	for _, name := range g.list() {
-		list.Content = append(list.Content, g.text(name))
-	}
-	put(root, list, "hosts")
+func hosts(g given, root *yaml.Node, _ report) { put(root, g.sequence(), "hosts") }
+
+func scopes(g given, root *yaml.Node, _ report) {
+	put(root, g.sequence(), ofFirst(root, "accounts", "default", "scopes")...)
 }
 
 // listen names the listeners main, main-2, main-3 …

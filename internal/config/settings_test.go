@@ -42,6 +42,8 @@ listen: {file: {tcp: "127.0.0.1:3"}}
 		{"hosts", "a.test, b.test", "- b.test", "- file.test", "hosts: []"},
 		{"metadata", "x.json", "metadata: x.json", "metadata: /etc/vm-1.json", ""},
 		{"key", "x.json", "file: x.json", "source: build", ""},
+		{"source", "build", "source: build", "source: build", ""},
+		{"scopes", "pubsub,storage-ro", "- storage-ro", "", ""},
 		{"enforce-scopes", "1", "enforce_scopes: true", "enforce_scopes: true", ""},
 		{"allow-remote", "true", "allow_remote: true", "", ""},
 		{"listen", "127.0.0.1:9", "tcp: 127.0.0.1:9", `tcp: "127.0.0.1:3"`, "tcp: 127.0.0.1:8080"},

@@ -54,6 +54,11 @@ type jwt struct {
 	sig    []byte
 }
 
+func (j jwt) header() string {
+	head, _, _ := strings.Cut(j.signed, ".")
+	return strings.TrimRight(head, "=")
+}
+
 // parseJWT takes a token apart. Padding is accepted, as Google does: old
 // versions of Python's google-auth write it.
 func parseJWT(value string) (jwt, error) {

@@ -41,7 +41,8 @@ func (k PublicKey) signed(j jwt) bool {
 
 // ParsePublicKeys reads keys from what people have: the JSON key of a service
 // account, also one of Google Distributed Cloud (only its public half is
-// kept), a JWK set, or PEM with public keys or certificates. Owner is the
+// kept), a JWK set, an object of certificates, or PEM with public keys or
+// certificates. Owner is the
 // account that a JSON key names, else empty.
 func ParsePublicKeys(data []byte) (owner string, keys []PublicKey, err error) {
 	data = bytes.TrimSpace(data)
@@ -89,6 +90,9 @@ func parseJSONKeys(data []byte) (owner string, keys []PublicKey, err error) {
 		owner = f.Email
 	case f.Type == "gdch_service_account" && f.Project != "" && f.Name != "":
 		owner = "system:serviceaccount:" + f.Project + ":" + f.Name
+	case f.Type == "":
+		keys, err = parseCertificates(data)
+		return "", keys, err
 	default:
 		return "", nil, fmt.Errorf("it is neither the key of a service account nor a JWK set (type %.40q)", f.Type)
 	}
@@ -100,6 +104,26 @@ func parseJSONKeys(data []byte) (owner string, keys []PublicKey, err error) {
 		return "", nil, fmt.Errorf("private_key: %w", err)
 	}
 	return owner, []PublicKey{{f.KeyID, private.Public()}}, nil
+}
+
+// parseCertificates reads the older form in which Google publishes keys: an
+// object of key ids and certificates.
+func parseCertificates(data []byte) ([]PublicKey, error) {
+	var certificates map[string]string
+	if err := json.Unmarshal(data, &certificates); err != nil || len(certificates) == 0 {
+		return nil, errors.New("it is neither the key of a service account, nor a JWK set, nor an object of certificates")
+	}
+	var keys []PublicKey
+	for id, text := range certificates {
+		parsed, err := parsePublicPEM([]byte(text))
+		if err != nil {
+			return nil, fmt.Errorf("key %.40q: %w", id, err)
+		}
+		for _, k := range parsed {
+			keys = append(keys, PublicKey{id, k.Key})
+		}
+	}
+	return keys, nil
 }
 
 // parsePrivate reads the first PEM block, RSA or EC.

@@ -97,7 +97,7 @@ func TestParsePublicKeys(t *testing.T) {
 		"x":                  "neither JSON nor PEM",
 		"{":                  "not JSON",
 		`{"client_email":7}`: "wrong types",
-		`{}`:                 "neither the key of a service account nor a JWK set",
+		`{}`:                 "neither the key of a service account, nor a JWK set",
 		`{"keys":[]}`:        "there is no key",
 		`{"keys":[{}]}`:      "key 1 of the set: it is of kind",
 		`{"keys":[1]}`:       "key 1 of the set",
