@@ -13,7 +13,12 @@ import (
 // debug, and what a person should know at higher levels. Entries hold no
 // secrets; what a source says about a failed mint is in Err.
 func logTo(log *slog.Logger) func(journal.Entry) {
+	ctx := context.Background()
+	debug := log.Enabled(ctx, slog.LevelDebug)
 	return func(e journal.Entry) {
+		if e.Kind == journal.Request && e.Err == nil && !debug { // nearly all of them
+			return
+		}
 		level := slog.LevelInfo
 		switch {
 		case e.Kind == journal.Request && serious(e):
@@ -25,7 +30,6 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 		case e.Err != nil:
 			level = slog.LevelError
 		}
-		ctx := context.Background()
 		if !log.Enabled(ctx, level) {
 			return
 		}

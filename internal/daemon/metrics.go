@@ -13,8 +13,9 @@ import (
 // and the class of the status, never a path, an address or an e-mail.
 type metrics struct {
 	requests *prometheus.CounterVec
-	counters atomic.Pointer[map[series]prometheus.Counter] // of requests: found without a lock
-	token    prometheus.Observer                           // how long it took, of either kind
+	counters atomic.Pointer[map[series]*counted] // of requests: found without a lock
+	last     atomic.Pointer[counted]             // found without a search: most requests are like the one before
+	token    prometheus.Observer                 // how long it took, of either kind
 	identity prometheus.Observer
 	writes   prometheus.Counter
 	edits    prometheus.Counter
@@ -65,17 +66,27 @@ type series struct {
 	status string
 }
 
+// A counted series is one with its counter.
+type counted struct {
+	series
+	prometheus.Counter
+}
+
 // counter finds the counter of a series. The map is copied when a series
 // comes up for the first time.
 func (m *metrics) counter(s series) prometheus.Counter {
+	if last := m.last.Load(); last != nil && last.series == s {
+		return last.Counter
+	}
 	old := m.counters.Load()
 	if old != nil {
 		if c := (*old)[s]; c != nil {
-			return c
+			m.last.Store(c)
+			return c.Counter
 		}
 	}
 	c := m.requests.WithLabelValues(s.class, s.status)
-	next := map[series]prometheus.Counter{s: c}
+	next := map[series]*counted{s: {s, c}}
 	if old != nil {
 		maps.Copy(next, *old)
 	}

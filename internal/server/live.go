@@ -63,6 +63,9 @@ func (r *request) account() (*account, error) {
 
 // token answers with an access token (sections 5.2 to 5.4).
 func (r *request) token(*tree.Node) (reply, error) {
+	if last := &r.found.minted; last.instance == r.instance && r.start.Before(last.until) {
+		return last.reply, nil
+	}
 	a, err := r.account()
 	if err != nil {
 		return reply{}, err
@@ -83,10 +86,6 @@ func (r *request) token(*tree.Node) (reply, error) {
 	if r.query.alt == "text" {
 		typ = typeText
 	}
-	last := &r.peer.minted
-	if last.value == tok.Value && last.seconds == seconds && last.typ == typ {
-		return last.reply, nil
-	}
 	// A token is printable ASCII without quotes: the cache sees to it.
 	b := make([]byte, 0, len(tok.Value)+80)
 	if typ == typeText {
@@ -98,15 +97,17 @@ func (r *request) token(*tree.Node) (reply, error) {
 		b = strconv.AppendInt(append(b, `","expires_in":`...), seconds, 10)
 		b = append(b, `,"token_type":"Bearer"}`...)
 	}
-	*last = minted{answer(http.StatusOK, classToken, typ, b), tok.Value, seconds}
-	return last.reply, nil
+	done := answer(http.StatusOK, classToken, typ, b)
+	r.found.minted = minted{done, r.instance, tok.Expiry.Add(-time.Duration(seconds) * time.Second)}
+	return done, nil
 }
 
-// minted is the answer for a token that has that many seconds left.
+// minted is an answer with a token. It holds until there is a second less to
+// tell of.
 type minted struct {
 	reply
-	value   string
-	seconds int64
+	instance *fleet.Instance
+	until    time.Time
 }
 
 // scopes returns the scopes of the token: the account's, unless the request

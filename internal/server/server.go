@@ -73,6 +73,7 @@ type request struct {
 	http     *http.Request
 	server   *Server
 	peer     *peer
+	start    time.Time
 	instance *fleet.Instance
 	key      string // the path below /computeMetadata/v1/, without a slash at its end
 	data     bool   // it is below that
@@ -90,6 +91,7 @@ type found struct {
 	err     error
 	printed reply // of a plain node; none if its status is 0
 	account
+	minted minted
 }
 
 // ServeHTTP implements http.Handler.
@@ -101,7 +103,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if hr.ProtoMajor == 1 && hr.ProtoMinor == 0 && hr.Header["Connection"] == nil {
 		w.Header()["Connection"] = closing // net/http closes, but does not say so (section 1.2)
 	}
-	r := s.request(hr)
+	r := s.request(hr, start)
 	a, err := r.answer()
 	if r.awaited != nil && hr.ContentLength != 0 {
 		linger(w)
@@ -117,13 +119,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if r.awaited != nil {
 		yield(w)
 	}
-	r.record(start, end, a, err)
+	r.record(end, a, err)
 	r.http = nil // the connection may be idle for long
 }
 
 // request returns the request of a connection. If it has the target of the one
 // before, much of that still holds.
-func (s *Server) request(hr *http.Request) *request {
+func (s *Server) request(hr *http.Request, start time.Time) *request {
 	p := peerOf(hr)
 	r := &p.request
 	if p.asked == "" || p.asked != hr.RequestURI {
@@ -132,7 +134,7 @@ func (s *Server) request(hr *http.Request) *request {
 		r.key, r.data = r.below()
 		r.query = parseQuery(r.target.query)
 	}
-	r.http, r.instance, r.awaited = hr, nil, nil
+	r.http, r.start, r.instance, r.awaited = hr, start, nil, nil
 	return r
 }
 
@@ -156,10 +158,10 @@ func linger(w http.ResponseWriter) {
 	http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
-func (r *request) record(start, end time.Time, a reply, err error) {
+func (r *request) record(end time.Time, a reply, err error) {
 	e := journal.Entry{
-		Time: start, Kind: journal.Request, Listener: r.peer.Listener, Method: r.http.Method, Path: r.path,
-		Class: a.class.String(), Status: a.status, Took: end.Sub(start), Err: err,
+		Time: r.start, Kind: journal.Request, Listener: r.peer.Listener, Method: r.http.Method, Path: r.path,
+		Class: a.class.String(), Status: a.status, Took: end.Sub(r.start), Err: err,
 	}
 	if r.instance != nil {
 		e.Instance = r.instance.Name
@@ -293,14 +295,12 @@ func (r *request) missing(err error) error {
 }
 
 // A peer is a connection: who is at its other end, the Host header that was
-// last found to be allowed there, which spares judging each request's, the last
-// answer with a token, and the place of the request, since there is one at a
-// time.
+// last found to be allowed there, which spares judging each request's, and the
+// place of the request, since there is one at a time.
 type peer struct {
 	fleet.Caller
 	host    string
 	judge   *hosts
-	minted  minted
 	asked   string // RequestURI of request
 	request request
 }
