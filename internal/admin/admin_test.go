@@ -452,3 +452,23 @@ func TestDefaultSocket(t *testing.T) {
 		t.Errorf("DefaultSocket() = %s, want one of this user below the temporary directory", got)
 	}
 }
+
+// TestRevert: all changes of one instance go, and it is in the journal.
+func TestRevert(t *testing.T) {
+	w := newWorld()
+	c := serve(t, w.server.Handler())
+	for _, name := range []string{"vm-1", "vm-2"} {
+		if err := c.Edit(t.Context(), name, admin.Edit{Path: "instance/name", Value: json.RawMessage(`"x"`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Revert(t.Context(), "vm-2"); err != nil {
+		t.Fatal(err)
+	}
+	if first, second := len(w.first.Metadata.Edits()), len(w.second.Metadata.Edits()); first != 1 || second != 0 {
+		t.Errorf("after Revert of vm-2 there are %d edits of vm-1 and %d of vm-2, want 1 and 0", first, second)
+	}
+	if err := c.Revert(t.Context(), "vm-3"); err == nil || !strings.Contains(err.Error(), `no instance "vm-3"`) {
+		t.Errorf("Revert of an unknown instance = %v", err)
+	}
+}

@@ -75,6 +75,11 @@ func (c *Client) Edit(ctx context.Context, instance string, edits ...Edit) error
 	return c.call(ctx, http.MethodPost, "/v1/edit?"+url.Values{"instance": {instance}}.Encode(), body, nil)
 }
 
+// Revert drops all edits of an instance, those that guests made included.
+func (c *Client) Revert(ctx context.Context, instance string) error {
+	return c.call(ctx, http.MethodPost, "/v1/revert?"+url.Values{"instance": {instance}}.Encode(), nil, nil)
+}
+
 // WhoAmI mints a token for each account of an instance, and tells how that went.
 func (c *Client) WhoAmI(ctx context.Context, instance string) (minted []Minted, err error) {
 	return minted, c.call(ctx, http.MethodPost, "/v1/whoami?"+url.Values{"instance": {instance}}.Encode(), nil, &minted)

@@ -31,6 +31,7 @@ func (s *Server) Handler() http.Handler {
 		"GET /v1/status":  func(*http.Request) (any, error) { return s.Status(), nil },
 		"GET /v1/get":     s.get,
 		"POST /v1/edit":   s.edit,
+		"POST /v1/revert": s.revert,
 		"POST /v1/whoami": s.whoami,
 		"POST /v1/reload": func(r *http.Request) (any, error) { return struct{}{}, s.Reload(r.Context()) },
 	} {
@@ -138,6 +139,17 @@ func (s *Server) edit(r *http.Request) (any, error) {
 	}
 	s.Journal.Add(journal.Entry{Kind: journal.Edit, Instance: instance.Name, Detail: strings.Join(paths, " "), Err: err})
 	return struct{}{}, err
+}
+
+// revert drops all edits, those that guests made included.
+func (s *Server) revert(r *http.Request) (any, error) {
+	instance, err := s.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	instance.Metadata.Revert()
+	s.Journal.Add(journal.Entry{Kind: journal.Edit, Instance: instance.Name, Detail: "all changes dropped"})
+	return struct{}{}, nil
 }
 
 // absent refuses to delete what is not there: it is a misspelt path.

@@ -18,15 +18,16 @@ var imports = map[string]map[string]string{
 		"internal/cli": "main calls it and does nothing else",
 	},
 	"internal/cli": {
-		"":                    "run sets the variables that lead client libraries to a server, of which the package has the list",
-		"client":              "token, identity, wait and others ask any metadata server, as a program would",
-		"internal/intercept":  "run --link-local shows a program our server at the address of Google's",
-		"internal/admin":      "commands talk to a running server through the admin client",
-		"internal/config":     "config check and config show read the file without a server",
-		"internal/credential": "the tpm commands make keys for the source of that kind, and print its configuration",
-		"internal/daemon":     "serve and run run one",
-		"internal/issuer":     "google runs one as a fake Google; identity --verify checks a signature as it does",
-		"internal/proxy":      "google puts the fake where programs look for Google",
+		"":                     "run sets the variables that lead client libraries to a server, of which the package has the list",
+		"client":               "token, wait, capture, doctor and others ask any metadata server, as a program would",
+		"internal/intercept":   "run --link-local shows a program our server at the address of Google's",
+		"internal/admin":       "commands talk to a running server through the admin client",
+		"internal/config":      "config check and config show read the file without a server",
+		"internal/conformance": "conformance compares a server with the corpus",
+		"internal/credential":  "the tpm commands make keys for the source of that kind, and print its configuration",
+		"internal/daemon":      "serve and run run one",
+		"internal/issuer":      "google runs one as a fake Google; identity --verify checks a signature as it does",
+		"internal/proxy":       "google puts the fake where programs look for Google",
 	},
 	"bench": {
 		"internal/tree": "times edits of a large document; everything else it measures from outside",
@@ -89,6 +90,11 @@ var imports = map[string]map[string]string{
 	},
 	"internal/issuer": {
 		"internal/token": "an identity of the issuer is a token.Source",
+	},
+
+	// What judges a server from outside. It must not know how ours works.
+	"internal/conformance": {
+		"testdata/corpus": "the cases, which lie where people without Go find them",
 	},
 
 	// What knows nothing of ours.

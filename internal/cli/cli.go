@@ -117,7 +117,8 @@ get, tree, watch, token, identity, email, scopes and wait ask any metadata
 server, Google's too. Which one is said by, in this order: --host; --admin or
 GCEMDS_ADMIN, the socket of a gcemds; GCE_METADATA_HOST. Without any of them it
 is the gcemds of this user. That of the machine itself must be named:
---host metadata.google.internal. The other commands are for a gcemds.`,
+--host metadata.google.internal. conformance, capture and doctor look at any
+server, too; the other commands are for a gcemds.`,
 		Example: `  gcemds serve                             # a virtual machine: no file, no key, no network
   gcemds serve --key sa.json               # the same with real tokens
   gcemds set instance/attributes/env dev   # change it while it runs
@@ -130,7 +131,8 @@ is the gcemds of this user. That of the machine itself must be named:
 	root.SetVersionTemplate("gcemds {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	root.AddCommand(newServe(), newRun(), newGet(), newTree(), newWatch(), newToken(), newIdentity(), newEmail(), newScopes(), newWait(),
-		newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newTPM(), newGoogle(), newVersion())
+		newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
+		newTPM(), newGoogle(), newVersion())
 	wrapArgs(root)
 	return root
 }

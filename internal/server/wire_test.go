@@ -104,7 +104,8 @@ const head = "Host: metadata.google.internal\r\nMetadata-Flavor: Google\r\n"
 
 func TestHTTP10WithoutHost(t *testing.T) {
 	t.Parallel()
-	addr, _ := start(t)
+	s, _ := start(t)
+	addr := s.Addr
 	for path, location := range map[string]string{
 		"instance/name": "",
 		"instance?a=b":  "Location: http://" + addr + v1 + "instance/?a=b\r\n",
@@ -150,7 +151,8 @@ func TestHTTP10WithoutHostOnASocketFile(t *testing.T) {
 // One connection carries any number of requests, whatever became of those before.
 func TestKeepAlive(t *testing.T) {
 	t.Parallel()
-	addr, _ := start(t)
+	s, _ := start(t)
+	addr := s.Addr
 	w := dial(t, "tcp", addr)
 	for _, step := range []struct {
 		request string
@@ -185,7 +187,8 @@ func TestKeepAlive(t *testing.T) {
 
 func TestPipelining(t *testing.T) {
 	t.Parallel()
-	addr, _ := start(t)
+	s, _ := start(t)
+	addr := s.Addr
 	w := dial(t, "tcp", addr)
 	paths := []string{"instance/name", "project/project-id", "instance/nope", "instance/id", event}
 	bodies := []string{"demo-instance", "demo-project", "was not found", "5193847261058203746", "NONE"}
@@ -207,7 +210,8 @@ func TestPipelining(t *testing.T) {
 
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
-	addr, store := start(t)
+	s, store := start(t)
+	addr := s.Addr
 	w := dial(t, "tcp", addr)
 	w.send(t, "PUT %sinstance/guest-attributes/a/b HTTP/1.1\r\n%sExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", v1, head)
 	if line, err := w.r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
@@ -226,7 +230,8 @@ func TestExpectContinue(t *testing.T) {
 // What is not HTTP is refused before it gets to us, and says nothing about the machine.
 func TestRefusedByHTTP(t *testing.T) {
 	t.Parallel()
-	addr, _ := start(t)
+	s, _ := start(t)
+	addr := s.Addr
 	long := strings.Repeat("x", 70<<10)
 	for request, status := range map[string]int{
 		"GET " + v1 + "instance/name HTTP/1.1\r\nMetadata-Flavor: Google\r\n\r\n":                                                  400, // no Host

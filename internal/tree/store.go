@@ -81,6 +81,16 @@ func (s *Store) SetBase(base *Tree) (dropped []Edit) {
 	return dropped
 }
 
+// Revert drops the edits: the document is its base again.
+func (s *Store) Revert() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.edits) > 0 {
+		s.edits = nil
+		s.publish(s.base)
+	}
+}
+
 // Edits returns what separates the current document from its base, in order.
 func (s *Store) Edits() []Edit {
 	s.mu.Lock()

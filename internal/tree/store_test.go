@@ -166,3 +166,18 @@ func TestEditsAreBounded(t *testing.T) {
 		t.Errorf("the store remembers %d edits, want the one of %s", len(got), event)
 	}
 }
+
+// TestRevert: without its edits the document is the base again, and waiters see it.
+func TestRevert(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base := builtin(t)
+		s := NewStore(base)
+		edit(t, s, event, "MIGRATE_ON_HOST_MAINTENANCE")
+		seen := wait(t.Context(), s, event, false, lookup(t, s.Tree(), event).ETag(false))
+		synctest.Wait()
+		s.Revert()
+		if got := <-seen; got != "NONE" || len(s.Edits()) != 0 || s.Tree() != base {
+			t.Errorf("after Revert a waiter sees %q, and %v separates the document from its base", got, s.Edits())
+		}
+	})
+}
