@@ -52,7 +52,7 @@ func tryUnderRun(t *testing.T, flags underRun) {
 		t.Run("Node "+library, func(t *testing.T) { runNode(t, s, library) })
 	}
 	t.Run("Python google-auth", func(t *testing.T) {
-		runPython(t, s, "PYTHONPATH="+filepath.Join(layer(t), "usr/lib/python3/dist-packages"))
+		runPython(t, s, "google-auth", "PYTHONPATH="+filepath.Join(layer(t), "usr/lib/python3/dist-packages"))
 	})
 	t.Run("curl", func(t *testing.T) {
 		host := "169.254.169.254"
