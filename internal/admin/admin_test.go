@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -470,5 +471,44 @@ func TestRevert(t *testing.T) {
 	}
 	if err := c.Revert(t.Context(), "vm-3"); err == nil || !strings.Contains(err.Error(), `no instance "vm-3"`) {
 		t.Errorf("Revert of an unknown instance = %v", err)
+	}
+}
+
+// A folder that somebody else could have made is not trusted with a socket.
+func TestCheckSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no permissions of this kind")
+	}
+	dir := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	socket := admin.DefaultSocket()
+	if err := admin.CheckSocket(socket); err != nil {
+		t.Errorf("a folder that is not there yet: %v", err)
+	}
+	folder := filepath.Dir(socket)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.CheckSocket(socket); err != nil {
+		t.Errorf("our own folder: %v", err)
+	}
+	if err := os.Chmod(folder, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	client := admin.Client{Socket: socket}
+	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "only this user can change") {
+		t.Errorf("a folder that everyone can change: %v, want a refusal", err)
+	}
+	if err := admin.CheckSocket(filepath.Join(dir, "other.sock")); err != nil {
+		t.Errorf("a socket that was named: %v", err)
+	}
+	if err := os.Remove(folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(t.TempDir(), folder); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.CheckSocket(socket); err == nil {
+		t.Error("a link to a folder is accepted")
 	}
 }

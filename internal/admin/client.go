@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +32,24 @@ func DefaultSocket() string {
 		return filepath.Join(dir, "gcemds", "admin.sock")
 	}
 	return filepath.Join(os.TempDir(), "gcemds-"+strconv.Itoa(max(os.Getuid(), 0)), "admin.sock")
+}
+
+// CheckSocket refuses the default socket in a folder that another user has made
+// before us or may change: below a temporary directory anybody can, and would
+// then be asked for this user's tokens. Other sockets are their owner's choice.
+func CheckSocket(path string) error {
+	if path != DefaultSocket() {
+		return nil
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Lstat(dir)
+	switch {
+	case err != nil:
+		return nil // nobody has made it; who dials or listens says what is wrong
+	case !info.IsDir(), !owned(info), runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s is not a folder that only this user can change; remove it, or name another socket with --admin or GCEMDS_ADMIN", dir)
+	}
+	return nil
 }
 
 // Status asks how the daemon is.
@@ -91,6 +110,9 @@ func (c *Client) Reload(ctx context.Context) error {
 }
 
 func (c *Client) call(ctx context.Context, method, path string, body []byte, answer any) error {
+	if err := CheckSocket(c.Socket); err != nil {
+		return err
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://gcemds"+path, bytes.NewReader(body))
 	if err != nil {
 		return err

@@ -28,6 +28,11 @@ func (d *Daemon) listen(c *config.Config) error {
 		socket = admin.DefaultSocket()
 	}
 	l, err := listenUnix(socket, 0o600)
+	if err == nil {
+		if err = admin.CheckSocket(socket); err != nil {
+			l.Close()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("admin: %w (--admin, GCEMDS_ADMIN or admin.socket)", err)
 	}

@@ -26,9 +26,13 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 		if info.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("cannot listen on %s: there is a file of that name that is not a socket", path)
 		}
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c, err := net.DialTimeout("unix", path, time.Second)
+		switch {
+		case err == nil:
 			c.Close()
 			return nil, fmt.Errorf("cannot listen on %s: another gcemds answers there; stop it, or give this one a socket of its own", path)
+		case !errors.Is(err, syscall.ECONNREFUSED): // it may be busy, or somebody else's
+			return nil, fmt.Errorf("cannot listen on %s: it is in use: %w", path, err)
 		}
 		os.Remove(path)
 	}

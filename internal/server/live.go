@@ -38,7 +38,6 @@ func isTokenLeaf(path string) bool {
 // An account is a row of the directory of accounts: the document says who it is
 // and what its scopes are, the instance has its source.
 type account struct {
-	instance *fleet.Instance
 	*fleet.Account
 	scopes []string // in the document
 }
@@ -46,14 +45,14 @@ type account struct {
 // account returns the account whose directory the path goes through.
 func (r *request) account() (*account, error) {
 	a := &r.found.account
-	if a.instance == r.instance && a.Account != nil {
+	if a.Account != nil {
 		return a, nil
 	}
 	dir, err := r.found.tree.Lookup(r.key[:strings.LastIndexByte(r.key, '/')])
 	if err != nil {
 		return nil, err
 	}
-	*a = account{r.instance, r.instance.Account(dir.Child("email").Value()), dir.Child("scopes").Items()}
+	*a = account{r.instance.Account(dir.Child("email").Value()), dir.Child("scopes").Items()}
 	if a.Account == nil || a.Source == nil {
 		a.Account = nil
 		return nil, errNotFound
@@ -63,8 +62,8 @@ func (r *request) account() (*account, error) {
 
 // token answers with an access token (sections 5.2 to 5.4).
 func (r *request) token(*tree.Node) (reply, error) {
-	if last := &r.found.minted; last.instance == r.instance && r.start.Before(last.until) {
-		return last.reply, nil
+	if r.found.minted.holds(r.start) {
+		return r.found.minted.reply, nil
 	}
 	a, err := r.account()
 	if err != nil {
@@ -78,7 +77,9 @@ func (r *request) token(*tree.Node) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	seconds := int64(time.Until(tok.Expiry) / time.Second)
+	now := time.Now()
+	left := tok.Expiry.Sub(now)
+	seconds := int64(left / time.Second)
 	if seconds < 1 {
 		return reply{}, &token.Error{Kind: token.Unavailable, Err: errExpired}
 	}
@@ -98,16 +99,22 @@ func (r *request) token(*tree.Node) (reply, error) {
 		b = append(b, `,"token_type":"Bearer"}`...)
 	}
 	done := answer(http.StatusOK, classToken, typ, b)
-	r.found.minted = minted{done, r.instance, tok.Expiry.Add(-time.Duration(seconds) * time.Second)}
+	r.found.minted = minted{done, now, left % time.Second}
 	return done, nil
 }
 
-// minted is an answer with a token. It holds until there is a second less to
-// tell of.
+// minted is an answer with a token. It is good until there is a second less to
+// tell of, by either clock: one stands still while a machine sleeps, the other
+// can be set back.
 type minted struct {
 	reply
-	instance *fleet.Instance
-	until    time.Time
+	at   time.Time
+	rest time.Duration
+}
+
+func (m *minted) holds(now time.Time) bool {
+	mono, wall := now.Sub(m.at), time.Duration(now.UnixNano()-m.at.UnixNano())
+	return m.status != 0 && max(mono, wall) < m.rest && min(mono, wall) >= 0
 }
 
 // scopes returns the scopes of the token: the account's, unless the request
@@ -135,7 +142,7 @@ func (r *request) scopes(held []string) ([]string, error) {
 	}
 	asked := token.Scopes(strings.Split(list, ",")...)
 	if len(asked) == 0 || !tree.True(enforce) && !r.instance.EnforceScopes &&
-		!r.instance.Metadata.Tree().Enabled("enable-access-token-enforce-scopes") {
+		!r.found.tree.Enabled("enable-access-token-enforce-scopes") {
 		return held, nil
 	}
 	if missing := token.Uncovered(held, asked); len(missing) > 0 {
@@ -221,7 +228,7 @@ type machine struct {
 }
 
 func (r *request) machine(licenses bool) *machine {
-	t := r.instance.Metadata.Tree()
+	t := r.found.tree
 	value := func(path string) string {
 		n, _ := t.Lookup(path)
 		return n.Value()

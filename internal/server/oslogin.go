@@ -244,8 +244,8 @@ func loginSession(path string) (string, bool) {
 	return strings.CutPrefix(path, "oslogin/authenticate/sessions/")
 }
 
-// loginSession answers the two steps of a second factor. A session's id says
-// whose it is, so the server keeps none.
+// loginSession answers the two steps of a second factor. The body says whose
+// session it is, so the server keeps none.
 func (r *request) loginSession(name string) (reply, error) {
 	if _, err := r.instance.Metadata.Tree().Lookup("oslogin/users"); err != nil {
 		return reply{}, err // OS Login is off, whatever is asked

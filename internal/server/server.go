@@ -83,15 +83,16 @@ type request struct {
 }
 
 // found is what the target was when it was last read: programs ask the same
-// again and again, and as long as the document is this one, the way to the
-// answer need not be gone again.
+// again and again, and as long as it is the same instance with the same
+// document, the way to the answer need not be gone again.
 type found struct {
-	tree    *tree.Tree
-	node    *tree.Node
-	err     error
-	printed reply // of a plain node; none if its status is 0
-	account
-	minted minted
+	instance *fleet.Instance
+	tree     *tree.Tree // all that a read answers comes from this version
+	node     *tree.Node
+	err      error
+	printed  reply // of a plain node; none if its status is 0
+	account  account
+	minted   minted
 }
 
 // ServeHTTP implements http.Handler.
@@ -120,7 +121,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		yield(w)
 	}
 	r.record(end, a, err)
-	r.http = nil // the connection may be idle for long
+	r.forget()
+}
+
+// longTarget is what a connection may remember while it is idle, in bytes.
+const longTarget = 1 << 10
+
+// forget drops what a connection that may be idle for long should not hold: the
+// request, and all of it if it was large or has waited.
+func (r *request) forget() {
+	r.http = nil
+	if p := r.peer; len(p.asked) > longTarget || r.awaited != nil {
+		p.asked, p.request = "", request{}
+	}
 }
 
 // request returns the request of a connection. If it has the target of the one
@@ -169,8 +182,9 @@ func (r *request) record(end time.Time, a reply, err error) {
 	r.server.journal.Add(e)
 }
 
-// answer checks the request and routes it. The order of the checks is that of
-// section 1.3: the flavor header comes before everything that depends on the path.
+// answer checks the request and routes it. The flavor header comes before
+// everything that depends on the path (section 1.3), but for the old trees:
+// those never needed it.
 func (r *request) answer() (reply, error) {
 	header := r.http.Header
 	switch {
@@ -240,8 +254,8 @@ func allowedMethods(path string) string {
 
 // read answers a GET (sections 2.2, 3.2 and 6).
 func (r *request) read() (reply, error) {
-	if t := r.instance.Metadata.Tree(); t != r.found.tree {
-		r.found = found{tree: t}
+	if t := r.instance.Metadata.Tree(); t != r.found.tree || r.instance != r.found.instance {
+		r.found = found{instance: r.instance, tree: t}
 		r.found.node, r.found.err = t.Lookup(r.key)
 	}
 	if r.found.printed.status != 0 {
@@ -286,7 +300,7 @@ func (r *request) read() (reply, error) {
 // all, its token leaves say so (section 5.6).
 func (r *request) missing(err error) error {
 	if errors.Is(err, errNotFound) && isTokenLeaf(r.key) && !r.slash() {
-		dir, err := r.instance.Metadata.Tree().Lookup("instance/service-accounts")
+		dir, err := r.found.tree.Lookup("instance/service-accounts")
 		if err != nil || dir.Len() == 0 {
 			return errNoAccount
 		}
@@ -313,7 +327,9 @@ func (p *peer) allows(s *Server, host string) bool {
 	if !judge.allow(host) {
 		return false
 	}
-	p.host, p.judge = host, judge
+	if len(host) <= longTarget {
+		p.host, p.judge = host, judge
+	}
 	return true
 }
 

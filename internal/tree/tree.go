@@ -93,7 +93,7 @@ func (t *Tree) Lookup(path string) (*Node, error) {
 func (t *Tree) missing(path string) error {
 	rule := schema
 	for name := range strings.SplitSeq(strings.TrimSuffix(path, "/"), "/") {
-		if rule.gate != "" && !t.enabled(rule.gate) {
+		if rule.gate != "" && !t.Enabled(rule.gate) {
 			return ErrClosed
 		}
 		rule = rule.step(name)
@@ -104,9 +104,9 @@ func (t *Tree) missing(path string) error {
 	return ErrNotFound
 }
 
-// enabled reports whether the custom attribute is set to true, on the instance
-// or else on the project (protocol sections 4.6 and 4.8).
-func (t *Tree) enabled(attribute string) bool {
+// Enabled reports whether a custom attribute is true, on the instance or, where
+// that does not have it, on the project (protocol sections 4.6 and 4.8).
+func (t *Tree) Enabled(attribute string) bool {
 	for _, scope := range []string{"instance", "project"} {
 		dir := t.root.Child(scope).Child("attributes")
 		if n := dir.Child(attribute); n != nil {
@@ -115,10 +115,6 @@ func (t *Tree) enabled(attribute string) bool {
 	}
 	return false
 }
-
-// Enabled reports whether a custom attribute is true, on the instance or,
-// where that does not have it, on the project.
-func (t *Tree) Enabled(attribute string) bool { return t.enabled(attribute) }
 
 // True reads a boolean metadata value as Google's agents do: true, yes, y, on
 // and 1, in any letter case; everything else is false.
@@ -376,7 +372,7 @@ func sealed(root *Node) *Tree {
 	t := &Tree{root}
 	for _, g := range gates {
 		n, err := t.find(g.path)
-		if err != nil || n.closed == !t.enabled(g.attribute) {
+		if err != nil || n.closed == !t.Enabled(g.attribute) {
 			continue
 		}
 		turned := &Node{kind: n.kind, traits: n.traits, children: n.children, closed: !n.closed}
