@@ -20,7 +20,7 @@ type Server struct {
 	Status   func() Status
 	Instance func(name string) *fleet.Instance // "" is the first one; nil if there is none
 	Reload   func(context.Context) error
-	WhoAmI   func(ctx context.Context, instance string) []Minted
+	WhoAmI   func(context.Context, *fleet.Instance) []Minted
 	Journal  *journal.Journal
 }
 
@@ -99,7 +99,7 @@ func (s *Server) whoami(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.WhoAmI(r.Context(), instance.Name), nil
+	return s.WhoAmI(r.Context(), instance), nil
 }
 
 // watchTimeout is how long one request of a watch hangs; the client asks again.

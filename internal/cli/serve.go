@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -133,7 +134,11 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	go func() {
+	ctx, cancel := context.WithCancel(ctx)
+	var reloads sync.WaitGroup
+	defer reloads.Wait()
+	defer cancel()
+	reloads.Go(func() {
 		for {
 			select {
 			case <-hangup:
@@ -142,7 +147,7 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 				return
 			}
 		}
-	}()
+	})
 	return d.Run(ctx)
 }
 

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,7 +58,8 @@ type Daemon struct {
 	side      []*listener // admin socket, admin HTTP, issuer
 	issuerURL string
 
-	watched watch // of the goroutine that watches, once Run has begun
+	kept    [sha256.Size]byte // content of keptFiles
+	watched watch             // of the goroutine that watches, once Run has begun
 
 	base context.Context // of all requests; ends with the cause ErrShutdown
 	stop context.CancelCauseFunc
@@ -108,6 +111,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		return nil, fmt.Errorf("issuer: %w", err)
 	}
 	d.watched.changed(c.Files()) // from here on no change is missed
+	d.kept = contents(keptFiles(c))
 	d.env = credential.Env{Client: &credential.Client{Log: d.log}, Issuer: d.issuer, Log: d.log}
 	d.server = server.New(&d.router, d.journal, server.Limits{
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes,
@@ -190,9 +194,11 @@ func (d *Daemon) shutdown() {
 	d.close()
 }
 
-// close releases what New opened.
+// close releases what New opened. A reload that is under way ends first.
 func (d *Daemon) close() {
 	d.stop(server.ErrShutdown)
+	d.reloading.Lock()
+	defer d.reloading.Unlock()
 	for _, l := range d.all() {
 		l.Close()
 	}
@@ -226,6 +232,9 @@ func (d *Daemon) Addr(name string) net.Addr {
 func (d *Daemon) Reload(ctx context.Context) error {
 	d.reloading.Lock()
 	defer d.reloading.Unlock()
+	if d.base.Err() != nil {
+		return context.Cause(d.base)
+	}
 	err := d.reload(ctx)
 	d.mu.Lock()
 	d.rejected = err
@@ -254,6 +263,9 @@ func (d *Daemon) reload(ctx context.Context) error {
 			return fmt.Errorf("%s: a change of %s needs a restart; nothing was changed", c.Name, fixed.name)
 		}
 	}
+	if kept := keptFiles(c); contents(kept) != d.kept {
+		return fmt.Errorf("one of %s has changed; the new content needs a restart, and nothing was changed", strings.Join(kept, ", "))
+	}
 	p, err := d.plan(ctx, c)
 	if err != nil {
 		return err
@@ -263,6 +275,19 @@ func (d *Daemon) reload(ctx context.Context) error {
 	d.config = c
 	d.mu.Unlock()
 	return nil
+}
+
+// keptFiles are those whose content is read at the start only.
+func keptFiles(c *config.Config) (files []string) {
+	for _, l := range c.Listen {
+		if l.TLS != nil && l.TLS.CA != "" {
+			files = append(files, l.TLS.CA, l.TLS.CAKey)
+		}
+	}
+	if c.Issuer.KeyFile != "" {
+		files = append(files, c.Issuer.KeyFile)
+	}
+	return files
 }
 
 func (d *Daemon) current() *config.Config {

@@ -36,7 +36,7 @@ func (d *Daemon) listen(c *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("admin: %w (--admin, GCEMDS_ADMIN or admin.socket)", err)
 	}
-	api := &admin.Server{Status: d.Status, Instance: d.instance, Reload: d.Reload, WhoAmI: d.whoami, Journal: d.journal}
+	api := &admin.Server{Status: d.Status, Instance: d.instance, Reload: d.Reload, WhoAmI: whoami, Journal: d.journal}
 	d.side = append(d.side, d.sideListener("admin socket", l, api.Handler()))
 
 	if c.Admin.HTTP != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -65,11 +66,11 @@ func uses(c *config.Config, source string) (email string, scopes []string, used 
 }
 
 // whoami mints for each account of an instance, as a workload would.
-func (d *Daemon) whoami(ctx context.Context, instance string) []admin.Minted {
+func whoami(ctx context.Context, instance *fleet.Instance) []admin.Minted {
 	minted := []admin.Minted{}
-	for _, a := range d.instance(instance).Accounts {
+	for _, a := range instance.Accounts {
 		m := a.Source.(*opened).mint(ctx, a.Scopes)
-		m.Instance, m.Account, m.Aliases = instance, a.Email, a.Aliases
+		m.Instance, m.Account, m.Aliases = instance.Name, a.Email, a.Aliases
 		minted = append(minted, m)
 	}
 	return minted

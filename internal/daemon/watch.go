@@ -80,3 +80,14 @@ func look(name string, before fingerprint) (f fingerprint) {
 	h.Sum(f.sum[:0])
 	return f
 }
+
+// contents identifies what the files hold together.
+func contents(files []string) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, name := range files {
+		f := look(name, fingerprint{})
+		h.Write(f.sum[:])
+	}
+	h.Sum(sum[:0])
+	return sum
+}

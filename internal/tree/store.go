@@ -2,6 +2,8 @@ package tree
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,7 +58,7 @@ func (s *Store) Update(change func(*Tree) ([]Edit, error)) error {
 		return err
 	}
 	for _, e := range edits {
-		s.remember(e)
+		s.remember(e, t)
 	}
 	s.publish(t)
 	return nil
@@ -98,22 +100,49 @@ func (s *Store) Edits() []Edit {
 	return append([]Edit(nil), s.edits...)
 }
 
-// remember adds an edit to those that survive a new base. It replaces earlier
-// ones of the same path and below; a deletion is kept only while the base has
-// something to delete, so that a guest that writes and deletes for ever does
-// not make the store grow.
-func (s *Store) remember(e Edit) {
+// remember adds an edit, of which t is the result, to those that survive a new
+// base. It replaces earlier ones of the same path and below; a deletion is kept
+// only while there is something to delete, so that a guest that writes and
+// deletes for ever does not make the store grow. What an index means changes
+// with each edit of a list, so the list is kept as a whole.
+func (s *Store) remember(e Edit, t *Tree) {
 	e.Path = strings.TrimSuffix(e.Path, "/")
+	if list, n := t.listAbove(e.Path); n != nil {
+		e = Edit{Path: list, Value: json.RawMessage(n.JSON().Body)}
+	}
 	kept := s.edits[:0:0]
 	for _, old := range s.edits {
 		if old.Path != e.Path && !strings.HasPrefix(old.Path, e.Path+"/") && e.Path != "" {
 			kept = append(kept, old)
 		}
 	}
-	if e.Value != nil || s.base.has(e.Path) {
+	if e.Value != nil || s.base.has(e.Path) || s.made(kept, e.Path) {
 		kept = append(kept, e)
 	}
 	s.edits = kept
+}
+
+// made reports whether one of the edits, of something above, makes the path.
+func (s *Store) made(edits []Edit, path string) bool {
+	above := func(e Edit) bool { return strings.HasPrefix(path, e.Path+"/") }
+	if !slices.ContainsFunc(edits, above) {
+		return false
+	}
+	t, err := s.base.With(edits...)
+	return err == nil && t.has(path)
+}
+
+// listAbove returns the list that the path leads into, and where it is.
+func (t *Tree) listAbove(path string) (string, *Node) {
+	n := t.root
+	for rest, done := path, 0; rest != "" && n != nil; {
+		if n.kind == Indexed {
+			return path[:done-1], n
+		}
+		name, below, _ := strings.Cut(rest, "/")
+		n, rest, done = n.Child(name), below, done+len(name)+1
+	}
+	return "", nil
 }
 
 func (t *Tree) has(path string) bool {

@@ -2,8 +2,10 @@ package tree
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,6 +153,28 @@ func TestSetBase(t *testing.T) {
 			t.Error("a key deleted by hand is back after a reload")
 		}
 	})
+}
+
+// Edits mean the same over a new base: what was deleted below something made by
+// hand stays deleted, and what an index meant when it was edited.
+func TestSetBaseKeepsMeaning(t *testing.T) {
+	s := NewStore(builtin(t))
+	edit(t, s, "instance/attributes", json.RawMessage(`{"a":"1","b":"2"}`))
+	edit(t, s, "instance/attributes/b", nil)
+	edit(t, s, "instance/disks", json.RawMessage(`[{"deviceName":"x"},{"deviceName":"y"},{"deviceName":"z"}]`))
+	edit(t, s, "instance/disks/0", nil)
+	edit(t, s, "instance/disks/0", nil)
+	edit(t, s, "instance/disks/0/mode", "READ_ONLY")
+	before := string(lookup(t, s.Tree(), "instance").JSON().Body)
+	if dropped := s.SetBase(builtin(t)); len(dropped) > 0 {
+		t.Errorf("dropped %v", dropped)
+	}
+	if after := string(lookup(t, s.Tree(), "instance").JSON().Body); after != before {
+		t.Errorf("after a reload the document is\n%s\nwant\n%s", after, before)
+	}
+	if got := lookup(t, s.Tree(), "instance/disks/0/device-name").Value(); got != "z" || strings.Contains(before, `"b":"2"`) {
+		t.Errorf("disk 0 is %q, want z; %s", got, before)
+	}
 }
 
 // A guest that writes and deletes for ever must not make the store grow.
