@@ -43,7 +43,7 @@ func (d *Daemon) listen(c *config.Config) error {
 		if l, err = listenTCP(c.Admin.HTTP); err != nil {
 			return fmt.Errorf("admin.http: %w", err)
 		}
-		d.side = append(d.side, d.sideListener("admin http", l, d.health()))
+		d.side = append(d.side, d.sideListener("admin http", d.server.Bound(l), d.health()))
 	}
 	if l, err = listenTCP(c.Issuer.Listen); err != nil {
 		return fmt.Errorf("issuer.listen: %w", err)
@@ -52,7 +52,7 @@ func (d *Daemon) listen(c *config.Config) error {
 	if c.Issuer.URL != "" {
 		d.issuerURL = c.Issuer.URL
 	}
-	d.side = append(d.side, d.sideListener("issuer", l, d.issuer.Handler()))
+	d.side = append(d.side, d.sideListener("issuer", d.server.Bound(l), d.issuer.Handler()))
 
 	passed, err := activation.ListenersWithNames()
 	if err != nil {

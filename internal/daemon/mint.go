@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/fleet"
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -25,10 +25,22 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 	d := &Daemon{log: log, cache: token.NewCache(token.Limits{})}
 	defer d.cache.Close()
 	var err error
-	if d.issuer, err = issuer.New(issuer.Options{}); err != nil {
-		return nil, err
+	own := c.Issuer
+	if _, err := os.Stat(own.KeyFile); err != nil {
+		own.KeyFile = "" // it is made at the first use, and a check makes nothing
+	}
+	if d.issuer, err = openIssuer(ctx, own); err != nil {
+		return nil, fmt.Errorf("issuer: %w", err)
 	}
 	defer d.issuer.Close()
+	for _, l := range c.Listen {
+		if l.TLS == nil || l.TLS.CA == "" {
+			continue // one is made at the first use
+		}
+		if _, err := openAuthority(l.TLS.CA, l.TLS.CAKey, false, l.TLS.Hosts); err != nil {
+			return nil, fmt.Errorf("listen.%s: %w", l.Name, err)
+		}
+	}
 	d.env = credential.Env{Client: &credential.Client{Log: log}, Issuer: d.issuer, Log: log}
 	p, err := d.plan(ctx, c)
 	if err == nil {
