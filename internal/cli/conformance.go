@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -39,6 +40,9 @@ The exit code is 1 if a case fails.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
+			if c.Flags().Changed("admin") && r.socket == "" {
+				return &usageError{errors.New("--admin is empty; it is the control socket of the server, which gcemds serve --admin PATH makes"), c.CommandPath()}
+			}
 			s, err := conformance.Open(ctx, serverAddress(args))
 			if err != nil {
 				return err

@@ -98,7 +98,7 @@ gcemds are at the address that gcemds status shows, at /oauth2/v3/certs.`,
 func verifyIdentity(ctx context.Context, token, audience, certs string) error {
 	data, err := readCerts(ctx, certs)
 	if err != nil {
-		return fmt.Errorf("cannot read the keys to verify with: %w", err)
+		return fmt.Errorf("cannot read the keys to verify with: %w; for tokens of another issuer than Google give its keys with --certs, those of a gcemds being at the address that gcemds status shows", err)
 	}
 	_, keys, err := issuer.ParsePublicKeys(data)
 	if err != nil {
@@ -106,7 +106,7 @@ func verifyIdentity(ctx context.Context, token, audience, certs string) error {
 	}
 	_, claims, err := issuer.VerifyJWT(keys, token, time.Now())
 	if err != nil {
-		return fmt.Errorf("the token is not good by %s: %w", certs, err)
+		return fmt.Errorf("the token is not good by the keys at %s (--certs): %w", certs, err)
 	}
 	if claims["aud"] != audience {
 		return fmt.Errorf("the token is for the audience %q, not %q", claims["aud"], audience)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var (
@@ -48,7 +49,7 @@ func (i *Issuer) accessInfo(value string) (any, error) {
 		"sub":         id,
 		"scope":       c.Scope,
 		"exp":         strconv.FormatInt(c.Expiry, 10),
-		"expires_in":  strconv.FormatInt(c.Expiry-i.now().Unix(), 10),
+		"expires_in":  strconv.FormatInt(int64(time.Unix(c.Expiry, 0).Sub(i.now())/time.Second), 10),
 		"access_type": "online",
 	}
 	if hasEmail(c.Scope) {
