@@ -126,7 +126,8 @@ func (c *Cache) after(pause time.Duration, f func()) {
 
 // Source returns a view of s that caches. Views with the same id share tokens,
 // limits and failures, so an id names the identity and everything that makes
-// its tokens different; each view mints from its own source. Tokens are
+// its tokens different; each view mints from its own source, but for what is
+// repeated in the background, which the newest view does. Tokens are
 // forgotten some time after the last view of their id is.
 //
 // A view returns an *Error, or what cancelled the caller's context. It mints
@@ -142,7 +143,9 @@ func (c *Cache) Source(id string, s Source) Source {
 		c.shelves[id] = weak.Make(sh)
 		runtime.AddCleanup(sh, c.forget, id)
 	}
-	return &view{shelf: sh, source: s}
+	v := &view{shelf: sh, source: s}
+	sh.newest.Store(v)
+	return v
 }
 
 // forget removes an id that nobody uses any more, unless it has a new shelf.
@@ -159,6 +162,7 @@ type shelf struct {
 	cache            *Cache
 	access, identity table
 	slots            chan struct{} // one taken by each mint
+	newest           atomic.Pointer[view]
 }
 
 // A view is a source that caches.

@@ -241,6 +241,26 @@ func TestRecoveryNeedsNoCaller(t *testing.T) {
 	})
 }
 
+// TestNewestViewRetries: what failed is asked of the source that a reload has put
+// in the place of the one that failed.
+func TestNewestViewRetries(t *testing.T) {
+	bubble(t, Limits{}, func(t *testing.T, c *Cache) {
+		old, mended := &upstream{life: time.Hour}, &upstream{life: time.Hour}
+		v := c.Source("id", old)
+		get(t, v, "t1", 0)
+		old.set(func(u *upstream) { u.err = down })
+		time.Sleep(50 * time.Minute)
+		get(t, v, "t1", 0) // begins to renew, and fails
+		synctest.Wait()
+		c.Source("id", mended)
+		failed := old.count()
+		time.Sleep(2 * time.Minute)
+		if mended.count() != 1 || old.count() > failed {
+			t.Errorf("after a reload the new source was asked %d times and the old one %d more, want once and never", mended.count(), old.count()-failed)
+		}
+	})
+}
+
 // TestRetriesEnd: nobody asks upstream for ever on behalf of a token that has
 // expired.
 func TestRetriesEnd(t *testing.T) {

@@ -119,7 +119,9 @@ func (e *entry) land(f *flight, o order, h *held, err error) {
 	e.failure = e.failure.next(classify(err), now, usable)
 	f.err = e.failure.err
 	if usable > 0 {
-		o.cache.after(e.failure.until-now.mono, func() { e.refresh(o) })
+		o.cache.after(e.failure.until-now.mono, func() {
+			e.refresh(order{o.newest.Load(), o.req}) // the source that failed may have been replaced by a reload
+		})
 	}
 }
 
