@@ -128,7 +128,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 const longTarget = 1 << 10
 
 // forget drops what a connection that may be idle for long should not hold: the
-// request, and all of it if it was large or has waited.
+// request, and all of it if it was large or has waited. Inlined, its frame would
+// be part of the stack of everyone who waits, and that would be of the next size.
+//
+//go:noinline
 func (r *request) forget() {
 	r.http = nil
 	if p := r.peer; len(p.asked) > longTarget || r.awaited != nil {
