@@ -98,6 +98,7 @@ var imports = map[string]map[string]string{
 	},
 
 	// What knows nothing of ours.
+	"internal/gke":       {},
 	"internal/intercept": {},
 	"internal/journal":   {},
 	"internal/proxy":     {},

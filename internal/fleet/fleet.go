@@ -55,12 +55,43 @@ type Account struct {
 // ErrNoInstance: the caller is nobody we serve.
 var ErrNoInstance = errors.New("no instance for this caller")
 
-// A Resolver says which instance a caller is; ErrNoInstance if none. The Host
-// header of the request may pick an instance among those that the caller may
-// be; it never proves one. A Resolver is asked at every request, from many
-// goroutines.
+// A Refusal is the error of a resolver that has something to say to the
+// caller.
+type Refusal struct {
+	Status     int           // of HTTP: 403, or 503 for a caller who should ask again
+	RetryAfter time.Duration // 0: nothing is said of it
+	Text       string        // for the caller: what is wrong, and who can mend it how
+	Err        error         // the cause, for the log; may be nil
+}
+
+// Error returns the cause, or else the text.
+func (r *Refusal) Error() string {
+	if r.Err != nil {
+		return r.Err.Error()
+	}
+	return r.Text
+}
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// A Resolver says which instance a caller is; ErrNoInstance or a *Refusal if
+// none. It is asked at every request, from many goroutines, but by one at a
+// time for each caller.
+//
+// A resolver that has a method Accept(*Caller) is told of each connection
+// when it is accepted. Others wait for it there, so it must not block.
 type Resolver interface {
-	Resolve(ctx context.Context, c *Caller, host string) (*Instance, error)
+	Resolve(ctx context.Context, c *Caller, a Ask) (*Instance, error)
+}
+
+// An Ask is what a request asks for. It proves nothing of who asks: the host
+// may pick an instance among those that the caller may be, and some paths are
+// the same for every caller.
+type Ask struct {
+	Host      string // the Host header
+	Key       string // path below /computeMetadata/v1/, without a slash at its end
+	Recursive bool   // everything below the key is asked for, too
 }
 
 // A Caller is what the connection says about who is at its other end. Nothing
@@ -69,6 +100,17 @@ type Caller struct {
 	Listener      string // name in the configuration
 	Local, Remote netip.AddrPort
 	TLS           *tls.ConnectionState
+	Peer          func(context.Context) (Peer, error) // asks the kernel, once per connection; nil: it cannot be asked
+	Pin           any                                 // what the resolver keeps of the connection
+}
+
+// A Peer is the process at the other end of a connection, according to the
+// kernel: the one that opened it.
+type Peer struct {
+	PID    int    // as this machine counts; 0: not known
+	UID    uint32 // of the user
+	PodUID string // of the Pod whose control group it is in; "": it is in none
+	Cgroup string // path of its control group, from the root of its hierarchy
 }
 
 // Document returns doc with the service-accounts directory of these accounts:

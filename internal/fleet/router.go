@@ -27,10 +27,10 @@ type Route struct {
 func (r *Router) Set(routes ...Route) { r.routes.Store(&routes) }
 
 // Resolve implements Resolver.
-func (r *Router) Resolve(_ context.Context, c *Caller, host string) (*Instance, error) {
+func (r *Router) Resolve(_ context.Context, c *Caller, a Ask) (*Instance, error) {
 	if routes := r.routes.Load(); routes != nil {
 		for i := range *routes {
-			if route := &(*routes)[i]; route.fits(c, host) {
+			if route := &(*routes)[i]; route.fits(c, a.Host) {
 				return route.Instance, nil
 			}
 		}

@@ -63,24 +63,24 @@ func TestRouter(t *testing.T) {
 		{"main", "", "[::1]:80", "[::1]:1", rest},
 	} {
 		caller := &fleet.Caller{Listener: test.listener, Local: netip.MustParseAddrPort(test.local), Remote: netip.MustParseAddrPort(test.remote)}
-		got, err := router.Resolve(t.Context(), caller, test.host)
+		got, err := router.Resolve(t.Context(), caller, fleet.Ask{Host: test.host})
 		if err != nil || got != test.want {
 			t.Errorf("Resolve(%+v) = %p, %v; want %p", test, got, err, test.want)
 		}
 	}
 	nowhere := &fleet.Caller{Listener: "main"} // a socket file
-	if got, err := router.Resolve(t.Context(), nowhere, "x"); err != nil || got != rest {
+	if got, err := router.Resolve(t.Context(), nowhere, fleet.Ask{Host: "x"}); err != nil || got != rest {
 		t.Errorf("a caller without addresses gets %p, %v; want the last route", got, err)
 	}
 
 	router.Set(routes[:4]...)
 	for _, host := range []string{"x", "", "vm-2.example.test"} {
-		if got, err := router.Resolve(t.Context(), nowhere, host); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
+		if got, err := router.Resolve(t.Context(), nowhere, fleet.Ask{Host: host}); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
 			t.Errorf("without a route for everybody, %q gets %v, %v; want ErrNoInstance", host, got, err)
 		}
 	}
 	router.Set()
-	if got, err := router.Resolve(t.Context(), &fleet.Caller{}, ""); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
+	if got, err := router.Resolve(t.Context(), &fleet.Caller{}, fleet.Ask{Host: ""}); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
 		t.Errorf("an empty table gives %v, %v; want ErrNoInstance", got, err)
 	}
 }
@@ -88,7 +88,7 @@ func TestRouter(t *testing.T) {
 func TestZeroRouter(t *testing.T) {
 	t.Parallel()
 	var router fleet.Router
-	if got, err := router.Resolve(t.Context(), &fleet.Caller{}, "metadata"); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
+	if got, err := router.Resolve(t.Context(), &fleet.Caller{}, fleet.Ask{Host: "metadata"}); got != nil || !errors.Is(err, fleet.ErrNoInstance) {
 		t.Errorf("the zero router gives %v, %v; want ErrNoInstance", got, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestRouterReplaced(t *testing.T) {
 	for range 4 {
 		all.Go(func() {
 			for range 1000 {
-				if got, err := router.Resolve(t.Context(), &fleet.Caller{Listener: "b"}, ""); err != nil || got != old && got != new {
+				if got, err := router.Resolve(t.Context(), &fleet.Caller{Listener: "b"}, fleet.Ask{Host: ""}); err != nil || got != old && got != new {
 					t.Errorf("Resolve = %v, %v", got, err)
 					return
 				}

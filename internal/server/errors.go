@@ -52,6 +52,7 @@ const statusGone = 499
 // place that does; what it does not know is an internal error and stays inside.
 func (r *request) explain(err error) reply {
 	var refused *refusal
+	var unknown *fleet.Refusal
 	var minting *token.Error
 	switch {
 	case errors.As(err, &refused):
@@ -61,6 +62,8 @@ func (r *request) explain(err error) reply {
 		refused = &refusal{status: 403, text: "Guest attributes endpoint access is disabled."}
 	case errors.Is(err, tree.ErrUnset):
 		refused = &refusal{status: 412, text: "This value has never been configured.\n"}
+	case errors.As(err, &unknown):
+		return told(unknown.Status, unknown.Text, unknown.RetryAfter)
 	case errors.Is(err, fleet.ErrNoInstance):
 		refused = &refusal{status: 403, page: true, text: "No instance is served to this caller."}
 	case errors.As(err, &minting):
@@ -110,10 +113,26 @@ func page(status int, title, text string) reply {
 	return answer(status, classError, typeHTML, []byte(b.String()))
 }
 
-// tokenError tells a workload the class of what went wrong, never the cause.
+// told is an answer in words that are made for the caller.
+func told(status int, text string, retry time.Duration) reply {
+	a := answer(status, classError, typeText, []byte(text+"\n"))
+	a.more = &more{retry: seconds(retry)}
+	return a
+}
+
+// seconds rounds up.
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
+
+// tokenError tells a workload what its source says to it, or else the class of
+// what went wrong, never the cause.
 func tokenError(e *token.Error) reply {
+	if e.Text != "" {
+		a := told(e.Status(), e.Text, e.RetryAfter)
+		a.class = classToken
+		return a
+	}
 	body := `{"error":"` + e.Code() + `","error_description":"` + e.Public() + `"}`
 	a := answer(e.Status(), classToken, typeJSON, []byte(body))
-	a.more = &more{retry: int((e.RetryAfter + time.Second - 1) / time.Second)}
+	a.more = &more{retry: seconds(e.RetryAfter)}
 	return a
 }

@@ -33,11 +33,18 @@ func (s *Server) HTTP(ctx context.Context, listener string, log *slog.Logger) *h
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, &peer{Caller: fleet.Caller{
+			p := &peer{Caller: fleet.Caller{
 				Listener: listener,
 				Local:    addrPort(c.LocalAddr()),
 				Remote:   addrPort(c.RemoteAddr()),
-			}})
+			}}
+			if s.Peer != nil {
+				p.Peer = s.Peer(&p.Caller)
+			}
+			if r, ok := s.instances.(interface{ Accept(*fleet.Caller) }); ok {
+				r.Accept(&p.Caller)
+			}
+			return context.WithValue(ctx, peerKey{}, p)
 		},
 	}
 }

@@ -7,6 +7,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -48,6 +49,10 @@ type Server struct {
 	// to an HTTPS listener, and the root it is of, both PEM; nil: none is
 	// made. It is set before the first request.
 	ClientCertificate func(*fleet.Instance) (client, root []byte, err error)
+
+	// Peer makes the Peer of a caller, at accept; it must not block. nil: the
+	// kernel is not asked. It is set before the first request.
+	Peer func(*fleet.Caller) func(context.Context) (fleet.Peer, error)
 
 	instances fleet.Resolver
 	journal   *journal.Journal
@@ -206,7 +211,7 @@ func (r *request) answer() (reply, error) {
 		return r.above()
 	}
 	var err error
-	if r.instance, err = r.server.instances.Resolve(r.http.Context(), &r.peer.Caller, r.http.Host); err != nil {
+	if r.instance, err = r.server.instances.Resolve(r.http.Context(), &r.peer.Caller, fleet.Ask{Host: r.http.Host, Key: r.key, Recursive: r.query.recursive}); err != nil {
 		return reply{}, err
 	}
 	return r.route()

@@ -48,11 +48,12 @@ func (k Kind) known() Kind {
 }
 
 // An Error says why there is no token. Status, Code and Public are for the
-// workload and depend on the kind alone; Error is for the log. The zero Error
+// workload and depend on the kind alone, as is Text; Error is for the log. The zero Error
 // is Unavailable for no stated reason.
 type Error struct {
 	Kind       Kind
 	RetryAfter time.Duration // when to ask again, as upstream said; 0 if it did not
+	Text       string        // for the workload, where there is more to say than Public: what is wrong and who can mend it how
 	Err        error         // the cause, without secrets; may be nil
 }
 
@@ -85,7 +86,7 @@ func classify(err error) *Error {
 	}
 	var inner *Error
 	if errors.As(err, &inner) && inner != nil {
-		return &Error{Kind: inner.Kind, RetryAfter: inner.RetryAfter, Err: err}
+		return &Error{Kind: inner.Kind, RetryAfter: inner.RetryAfter, Text: inner.Text, Err: err}
 	}
 	return &Error{Err: err}
 }
