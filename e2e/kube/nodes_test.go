@@ -1,0 +1,106 @@
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// A pod of the tests: the image's program, with arguments, as ServiceAccount
+// app. More is in YAML, as fields of spec.
+func pod(name, args string, more ...string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, labels: {app: %[1]s}}
+spec:
+  serviceAccountName: app
+  terminationGracePeriodSeconds: 1
+  hostAliases: [{ip: 169.254.169.254, hostnames: [metadata.google.internal, metadata]}]
+  containers: [{name: pod, image: "%s", imagePullPolicy: Never, args: [%s]}]
+  %s
+---
+`, name, podImageName, args, strings.Join(more, "\n  "))
+}
+
+// TestNodes: Pods are real. They have addresses of both families that others
+// see, tokens that the API server takes, and no metadata server.
+func TestNodes(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	w.apply(t, namespace, pod("server", `serve, ":8080"`, "nodeName: node-1")+
+		pod("near", "", "nodeName: node-1")+pod("far", "", "nodeName: node-2")+pod("host", "", "nodeName: node-2", "hostNetwork: true"))
+	w.ready(t, namespace)
+
+	addresses := strings.Fields(w.field(t, namespace, "pod/server", ".status.podIPs[*].ip"))
+	if len(addresses) != 2 {
+		t.Fatalf("the Pod has the addresses %v, want one of each family", addresses)
+	}
+	for i, a := range addresses {
+		for _, client := range []string{"near", "far", "host"} {
+			ip := strings.Fields(w.field(t, namespace, "pod/"+client, ".status.podIPs[*].ip"))
+			got := w.exec(t, namespace, client, "/pod", "get", "http://"+netip.AddrPortFrom(netip.MustParseAddr(a), 8080).String())
+			if i < len(ip) && strings.TrimSpace(got) != "200 "+ip[i] {
+				t.Errorf("%s at %s is seen as %q, want %s", client, a, got, ip[i])
+			}
+		}
+	}
+
+	if got := w.exec(t, namespace, "far", "/pod", "api", "/version"); !strings.HasPrefix(got, "200 ") {
+		t.Errorf("a Pod asks the API server with its own token: %s", got)
+	}
+	for _, client := range []string{"near", "host"} {
+		if got := w.refused(t, "--namespace="+namespace, "exec", client, "--", "/pod", "get", "http://169.254.169.254/"); !strings.Contains(got, "unreachable") {
+			t.Errorf("%s asks 169.254.169.254, where nobody is: %s\nwant unreachable", client, got)
+		}
+	}
+}
+
+// TestCgroups: the kernel knows which Pod a process belongs to, whatever its
+// network is.
+func TestCgroups(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	w.apply(t, namespace, pod("own", "", "nodeName: node-1")+pod("host", "", "nodeName: node-1", "hostNetwork: true"))
+	w.ready(t, namespace)
+	for _, name := range []string{"own", "host"} {
+		uid := w.field(t, namespace, "pod/"+name, ".metadata.uid")
+		tasks := w.nodes[0].run(t, "sh", "-c", "cat /proc/[0-9]*/cgroup")
+		if !strings.Contains(tasks, "/kubepods/besteffort/pod"+uid+"/") {
+			t.Errorf("no process has the uid %s of the Pod %s in its cgroup", uid, name)
+		}
+	}
+}
+
+// TestDaemonSet: an agent runs on every node, on the node's network, with the
+// rights it asks for.
+func TestDaemonSet(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	w.apply(t, namespace, fmt.Sprintf(`
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec:
+      hostNetwork: true
+      hostPID: true
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: agent
+        image: %s
+        imagePullPolicy: Never
+        args: [serve, ":9100"]
+        securityContext: {privileged: true}
+        readinessProbe: {httpGet: {path: /, port: 9100}, periodSeconds: 1}
+`, podImageName))
+	w.kubectl(t, "--namespace="+namespace, "rollout", "status", "daemonset/agent", "--timeout=60s")
+	if got, want := w.field(t, namespace, "daemonset/agent", ".status.numberReady"), fmt.Sprint(len(w.nodes)); got != want {
+		t.Errorf("%s agents are ready, want %s", got, want)
+	}
+	w.kubectl(t, "--namespace="+namespace, "delete", "daemonset/agent", "--wait")
+}
