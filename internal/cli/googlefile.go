@@ -66,6 +66,8 @@ type googleYAML struct {
 	Faults      []struct {
 		Path   string            `yaml:"path"`
 		Times  int               `yaml:"times"`
+		Quota  int               `yaml:"quota"`
+		Per    time.Duration     `yaml:"per"`
 		Delay  time.Duration     `yaml:"delay"`
 		Status int               `yaml:"status"`
 		Body   string            `yaml:"body"`
@@ -178,7 +180,7 @@ func (r *googleReader) config(name string) {
 	r.rotateEvery = y.RotateEvery
 	r.knobs = issuer.Knobs{ClockOffset: y.ClockOffset, ExpiresIn: y.ExpiresIn}
 	for _, f := range y.Faults {
-		r.knobs.Faults = append(r.knobs.Faults, issuer.Fault{Path: f.Path, Times: f.Times, Delay: f.Delay, Status: f.Status, Body: f.Body, Header: f.Header})
+		r.knobs.Faults = append(r.knobs.Faults, issuer.Fault{Path: f.Path, Times: f.Times, Quota: f.Quota, Per: f.Per, Delay: f.Delay, Status: f.Status, Body: f.Body, Header: f.Header})
 	}
 }
 

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ var fakeRoutes = []route{
 	{"POST /o/oauth2/token", cacheNever, (*Issuer).token},
 	{"POST /v1/token", cacheNever, (*Issuer).exchange},
 	{"POST /v1/identitybindingtoken", cacheNever, (*Issuer).exchange},
+	{"POST /v1/introspect", cacheNever, (*Issuer).introspect},
 	{"POST /v1/oauthtoken", cacheNever, (*Issuer).workforceToken},
 	{"POST /v1/projects/-/serviceAccounts/{call}", cacheNever, (*Issuer).credentials},
 	{"GET /service_accounts/v1/metadata/x509/{account}", cacheKeys, (*Issuer).accountX509},
@@ -82,6 +84,7 @@ func (i *Issuer) Handler() http.Handler {
 		fmt.Fprintln(&index, route.pattern)
 		cache := route.cache.header(len(i.options.Keys) > 0)
 		mux.HandleFunc(route.pattern, func(w http.ResponseWriter, r *http.Request) {
+			r = r.WithContext(context.WithValue(r.Context(), whoKey{}, new(string)))
 			body, err := route.answer(i, r)
 			if err != nil {
 				i.log(r, err)
@@ -107,14 +110,29 @@ func (i *Issuer) Handler() http.Handler {
 	})
 }
 
-// log writes a line for an answer. The path names accounts and methods; the
-// rest of a request is not shown, since that is where secrets are.
+// log writes a line for an answer. The path names accounts and methods, and
+// who asked is known once a token of theirs was verified; the rest of a request
+// is not shown, since that is where secrets are.
 func (i *Issuer) log(r *http.Request, err error) {
+	args := []any{"method", r.Method, "path", r.URL.Path}
+	if who, ok := r.Context().Value(whoKey{}).(*string); ok && *who != "" {
+		args = append(args, "who", *who)
+	}
 	if err != nil {
-		i.options.Log.Warn("refused", "method", r.Method, "path", r.URL.Path, "error", err)
+		i.options.Log.Warn("refused", append(args, "error", err)...)
 		return
 	}
-	i.options.Log.Info("answered", "method", r.Method, "path", r.URL.Path)
+	i.options.Log.Info("answered", args...)
+}
+
+// whoKey is the key of a *string in the context of a request.
+type whoKey struct{}
+
+// identified notes for the log who asks, as IAM policies name it.
+func identified(r *http.Request, member string) {
+	if who, ok := r.Context().Value(whoKey{}).(*string); ok {
+		*who = member
+	}
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -61,6 +61,7 @@ func (i *Issuer) credentials(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	identified(r, caller.member())
 	if scopes := strings.Fields(caller.Scope); !slices.Contains(scopes, scopeCloud) && !slices.Contains(scopes, scopeIAM) {
 		return nil, apiError{http.StatusForbidden, "PERMISSION_DENIED", "Request had insufficient authentication scopes.",
 			"ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com",

@@ -35,6 +35,11 @@ type Fault struct {
 	// Times is how many requests it happens to; 0: all.
 	Times int
 
+	// Quota is how many requests are let off in each window of the length Per,
+	// which the first of them opens; it happens to the others. 0: none.
+	Quota int
+	Per   time.Duration
+
 	// Delay passes before anything else is done.
 	Delay time.Duration
 
@@ -50,9 +55,15 @@ type Fault struct {
 
 // knobs are the Knobs in use. The zero value is ready.
 type knobs struct {
-	mu   sync.Mutex
-	set  Knobs
-	used []int // how often each fault has happened
+	mu    sync.Mutex
+	set   Knobs
+	state []faultState // of each fault
+}
+
+type faultState struct {
+	used   int       // how often it has happened
+	opened time.Time // the window of the quota
+	let    int       // let off in it
 }
 
 // Check reports what is wrong with the knobs.
@@ -63,6 +74,9 @@ func (k Knobs) Check() error {
 		}
 		if f.Status != 0 && (f.Status < 200 || f.Status > 599) {
 			return fmt.Errorf("fault of path %q: status %d is not between 200 and 599", f.Path, f.Status)
+		}
+		if f.Quota < 0 || f.Per < 0 || (f.Quota == 0) != (f.Per == 0) {
+			return fmt.Errorf("fault of path %q: a quota is a number of requests per time, such as quota 100 and per 1m", f.Path)
 		}
 	}
 	return nil
@@ -76,7 +90,7 @@ func (i *Issuer) SetKnobs(k Knobs) error {
 	}
 	i.knobs.mu.Lock()
 	defer i.knobs.mu.Unlock()
-	i.knobs.set, i.knobs.used = k, make([]int, len(k.Faults))
+	i.knobs.set, i.knobs.state = k, make([]faultState, len(k.Faults))
 	return nil
 }
 
@@ -109,13 +123,26 @@ func (k *knobs) fault(target string) (Fault, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for n, f := range k.set.Faults {
-		if ok, _ := path.Match(f.Path, target); !ok && f.Path != "" || f.Times > 0 && k.used[n] >= f.Times {
+		state := &k.state[n]
+		if ok, _ := path.Match(f.Path, target); !ok && f.Path != "" || f.Times > 0 && state.used >= f.Times || state.letsOff(f) {
 			continue
 		}
-		k.used[n]++
+		state.used++
 		return f, true
 	}
 	return Fault{}, false
+}
+
+// letsOff reports whether a request is within the quota, and counts it.
+func (s *faultState) letsOff(f Fault) bool {
+	if now := time.Now(); now.Sub(s.opened) >= f.Per {
+		s.opened, s.let = now, 0
+	}
+	if s.let >= f.Quota {
+		return false
+	}
+	s.let++
+	return true
 }
 
 // serve lets the fault happen and reports whether it was the answer.

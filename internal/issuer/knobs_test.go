@@ -63,11 +63,29 @@ func TestFaults(t *testing.T) {
 			t.Errorf("without knobs = %d, want 200", got)
 		}
 	})
-	for _, k := range []Knobs{{Faults: []Fault{{Path: "["}}}, {Faults: []Fault{{Status: 99}}}, {Faults: []Fault{{Status: 600}}}} {
+	for _, k := range []Knobs{{Faults: []Fault{{Quota: 1}}}, {Faults: []Fault{{Per: time.Minute}}}, {Faults: []Fault{{Quota: -1, Per: time.Minute}}}, {Faults: []Fault{{Path: "["}}}, {Faults: []Fault{{Status: 99}}}, {Faults: []Fault{{Status: 600}}}} {
 		if err := i.SetKnobs(k); err == nil {
 			t.Errorf("SetKnobs(%+v) = nil, want an error", k)
 		}
 	}
+}
+
+// TestQuota: so many requests a minute are answered, the others are told to
+// come later.
+func TestQuota(t *testing.T) {
+	i := fake(t, robotKey())
+	synctest.Test(t, func(t *testing.T) {
+		setKnobs(t, i, Knobs{Faults: []Fault{{Path: "/token", Quota: 2, Per: time.Minute, Status: 429, Header: map[string]string{"Retry-After": "30"}}}})
+		for n, want := range []int{200, 200, 429, 429, 200, 200, 429} {
+			if n == 4 {
+				time.Sleep(time.Minute)
+			}
+			resp, body := ask(t, i, form("/token", bearerForm(sign(t, testKeys()[1], "key-1", claims(nil)))))
+			if later := resp.Header.Get("Retry-After"); resp.StatusCode != want || (later == "30") != (want == 429) {
+				t.Errorf("request %d = %d, Retry-After %q, %v, want %d", n+1, resp.StatusCode, later, body, want)
+			}
+		}
+	})
 }
 
 // TestExpiresIn: the knob changes what answers say, and when the token dies.

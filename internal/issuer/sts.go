@@ -50,6 +50,7 @@ func (i *Issuer) exchange(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	identified(r, provider.member(subject.name))
 	switch {
 	case len(provider.Subjects) > 0 && !slices.Contains(provider.Subjects, subject.name):
 		return nil, bad("unauthorized_client", "The given credential is rejected by the attribute condition.")

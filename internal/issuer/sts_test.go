@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/big"
 	"net/http"
@@ -120,8 +121,60 @@ func TestExchange(t *testing.T) {
 			if resp, _ := get(t, i, "/tokeninfo?access_token="+value); resp.StatusCode != 400 {
 				t.Errorf("%s: tokeninfo of a federated token = %d, want 400 as at Google", name, resp.StatusCode)
 			}
+			now := time.Now().Unix()
+			want := map[string]any{"active": true, "iss": "https://sts.googleapis.com/", "username": c.member, "scope": cloudPlatform,
+				"iat": fmt.Sprint(now), "exp": fmt.Sprint(now + int64(c.life))}
+			for _, req := range []*http.Request{form("/v1/introspect", url.Values{"token": {value}}), jsonRequest(t, "/v1/introspect", map[string]string{"token": value, "tokenTypeHint": typeAccess})} {
+				if resp, body := ask(t, i, req); resp.StatusCode != 200 || !maps.Equal(body, want) {
+					t.Errorf("%s: introspect = %d %v, want %v", name, resp.StatusCode, body, want)
+				}
+			}
 		}
 	})
+}
+
+// TestLogNamesWhoAsked: of those whose token was verified, also if they are
+// refused afterwards.
+func TestLogNamesWhoAsked(t *testing.T) {
+	var out bytes.Buffer
+	d := federation()
+	i := open(t, Options{Directory: &d, Log: slog.New(slog.NewTextHandler(&out, nil))})
+	const who = "who=principal:" + pool + "/subject/" + subjectIs
+	_, body := ask(t, i, form("/v1/token", exchange(oidc, typeJWT, sign(t, testKeys()[1], "rsa", subjectClaims(nil)))))
+	value, _ := body["access_token"].(string)
+	impersonate := jsonRequest(t, "/v1/projects/-/serviceAccounts/"+robot+":generateAccessToken", map[string]any{"scope": []string{cloudPlatform}})
+	impersonate.Header.Set("Authorization", "Bearer "+value)
+	ask(t, i, impersonate)
+	ask(t, i, form("/v1/token", exchange(oidc, typeJWT, "x")))
+	lines := strings.SplitAfter(out.String(), "\n")
+	for n, want := range []bool{true, true, false} {
+		if got := strings.Contains(lines[n], who); got != want {
+			t.Errorf("the log says %q: %v, want %v: %s", who, got, want, lines[n])
+		}
+	}
+	if strings.Contains(out.String(), value) {
+		t.Error("the log shows a token")
+	}
+}
+
+// TestIntrospectInactive: the Security Token Service tells of its own tokens,
+// as long as they are good.
+func TestIntrospectInactive(t *testing.T) {
+	d := federation()
+	d.Accounts = robotKey().Accounts
+	i := fake(t, d)
+	synctest.Test(t, func(t *testing.T) {
+		_, federated := ask(t, i, form("/v1/token", exchange(oidc, typeJWT, sign(t, testKeys()[1], "rsa", subjectClaims(nil)))))
+		time.Sleep(time.Hour)
+		_, account := ask(t, i, form("/token", bearerForm(sign(t, testKeys()[1], "key-1", claims(nil)))))
+		for name, token := range map[string]any{"expired": federated["access_token"], "of an account": account["access_token"], "of nobody": "x"} {
+			if resp, body := ask(t, i, jsonRequest(t, "/v1/introspect", map[string]any{"token": token})); resp.StatusCode != 200 || body["active"] != false || len(body) != 1 {
+				t.Errorf("introspect of a token %s = %d %v, want that it is not active and nothing else", name, resp.StatusCode, body)
+			}
+		}
+	})
+	checkRefusal(t, "no token", i, form("/v1/introspect", nil), 400, "invalid_request", "token")
+	checkRefusal(t, "refresh token", i, form("/v1/introspect", url.Values{"token": {"x"}, "token_type_hint": {"refresh_token"}}), 400, "invalid_request", "token_type_hint")
 }
 
 func TestExchangeRefused(t *testing.T) {
