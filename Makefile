@@ -22,7 +22,7 @@ RACE := $(if $(CGO),-race)
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: help build pkcs11 lint test vuln fuzz e2e bench cross image generate check-generated clean \
+.PHONY: help build pkcs11 lint test vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \
 	$(PLATFORMS:%=cross/%)
 
 help: ## list the targets
@@ -55,6 +55,12 @@ fuzz: ## fuzz every fuzz test for FUZZTIME each (default 1m)
 
 e2e: ## try real clients, the image and the units (Debian 12; all of it as root)
 	e2e/run
+
+kube: ## build the programs of Kubernetes that e2e runs (ten minutes, once; later nothing)
+	e2e/kube/programs/build
+
+kube-world: kube ## make a cluster of two nodes, say how to get there, keep it until Ctrl-C (root)
+	cd e2e && $(GO) test ./kube -timeout=0 -hold
 
 bench: ## run the benchmarks and print the report
 	$(GO) run ./bench

@@ -2,11 +2,8 @@ package kube
 
 import (
 	"bufio"
-	"context"
-	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -49,8 +46,8 @@ func TestNothingIsLeft(t *testing.T) {
 	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(end.String(), func(t *testing.T) {
 			before := traces(t)
-			child := exec.Command(os.Args[0])
-			child.Env = append(os.Environ(), "GCEMDS_KUBE_CHILD=1", "GCEMDS_E2E_BINARY=none")
+			child := exec.Command(os.Args[0], "-hold")
+			child.Env = append(os.Environ(), "GCEMDS_E2E_BINARY="+gcemds)
 			child.Stderr = os.Stderr
 			stdout, err := child.StdoutPipe()
 			if err != nil {
@@ -59,13 +56,13 @@ func TestNothingIsLeft(t *testing.T) {
 			if err := child.Start(); err != nil {
 				t.Fatal(err)
 			}
-			first, err := bufio.NewReader(stdout).ReadString('\n') // of the world
+			first, err := bufio.NewReader(stdout).ReadString('\n')
 			child.Process.Signal(end)
 			child.Wait()
 			if err != nil {
 				t.Fatalf("the child makes no world: %v", err)
 			}
-			pid := strings.TrimSpace(first)
+			pid := strings.TrimPrefix(strings.TrimSpace(first), "world ")
 
 			var left []string
 			for range int(patience / (100 * time.Millisecond)) {
@@ -81,30 +78,4 @@ func TestNothingIsLeft(t *testing.T) {
 			t.Errorf("after %v the world leaves:\n%s", end, strings.Join(left, "\n"))
 		})
 	}
-}
-
-// childWorld is this test binary as a program that makes a world with a Pod in it
-// and waits to be ended.
-func childWorld() error {
-	w, err := startWorld(&everything, 1)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if _, err := w.try(ctx, "", "create", "serviceaccount", "app"); err != nil {
-		return err
-	}
-	if _, err := w.try(ctx, pod("app", ""), "apply", "--filename=-"); err != nil {
-		return err
-	}
-	if _, err := w.try(ctx, "", "wait", "--for=condition=Ready", "pod/app", "--timeout=60s"); err != nil {
-		return err
-	}
-	ended := make(chan os.Signal, 1)
-	signal.Notify(ended, syscall.SIGTERM)
-	fmt.Println(w.pid)
-	<-ended
-	everything.end(false)
-	return nil
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,18 +18,20 @@ var gcemds string
 var everything shared
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	if err := find(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e/kube:", err)
 		os.Exit(1)
 	}
-	if os.Getenv("GCEMDS_KUBE_CHILD") != "" {
-		if err := childWorld(); err != nil {
+	var status int
+	if *hold {
+		if err := holdWorld(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e/kube:", err)
-			os.Exit(1)
+			status = 1
 		}
-		return
+	} else {
+		status = m.Run()
 	}
-	status := m.Run()
 	everything.end(status != 0)
 	os.Exit(status)
 }
@@ -40,9 +43,6 @@ func find() error {
 		return fmt.Errorf("programs/build where: %w", err)
 	}
 	bin = strings.TrimSpace(string(where))
-	if other := os.Getenv("GCEMDS_KUBE_BIN"); other != "" {
-		bin = other
-	}
 	if gcemds = os.Getenv("GCEMDS_E2E_BINARY"); gcemds != "" {
 		return nil
 	}

@@ -1,8 +1,11 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,6 +20,7 @@ metadata: {name: %s, labels: {app: %[1]s}}
 spec:
   serviceAccountName: app
   terminationGracePeriodSeconds: 1
+  dnsPolicy: Default # there is no DNS server
   hostAliases: [{ip: 169.254.169.254, hostnames: [metadata.google.internal, metadata]}]
   containers: [{name: pod, image: "%s", imagePullPolicy: Never, args: [%s]}]
   %s
@@ -54,6 +58,48 @@ func TestNodes(t *testing.T) {
 		if got := w.refused(t, "--namespace="+namespace, "exec", client, "--", "/pod", "get", "http://169.254.169.254/"); !strings.Contains(got, "unreachable") {
 			t.Errorf("%s asks 169.254.169.254, where nobody is: %s\nwant unreachable", client, got)
 		}
+	}
+}
+
+// gcemdsImage is the image that gcemds is shipped in, as e2e/run makes it.
+const gcemdsImage = "docker.io/library/gcemds:e2e"
+
+// loadGcemds imports that image on every node.
+func (w *world) loadGcemds(t *testing.T) {
+	t.Helper()
+	_, dist := directories(t)
+	archive := filepath.Join(dist, "image.tar")
+	if _, err := os.Stat(archive); err != nil {
+		lacks(t, "the image of gcemds is not made; run e2e/run")
+	}
+	w.load(t, archive)
+}
+
+// TestManifests: what is shipped for those who want one identity for all Pods
+// is taken by a real cluster and gets ready there, without a single capability.
+func TestManifests(t *testing.T) {
+	w := sharedWorld(t)
+	w.loadGcemds(t)
+	data, err := os.ReadFile("../../deploy/kubernetes/gcemds.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, "default", strings.Replace(string(data), "gcemds:dev", gcemdsImage, 1))
+	ctx := context.WithoutCancel(t.Context())
+	t.Cleanup(func() {
+		if _, err := w.try(ctx, string(data), "delete", "--filename=-", "--wait=false"); err != nil {
+			t.Error(err)
+		}
+	})
+	w.kubectl(t, "rollout", "status", "deployment/gcemds", "--timeout=60s")
+
+	namespace := w.namespace(t)
+	w.apply(t, namespace, clientPod(t, "client"))
+	w.ready(t, namespace)
+	address := w.kubectl(t, "get", "pods", "--selector=app.kubernetes.io/name=gcemds", "--output=jsonpath={.items[0].status.podIP}")
+	args := []string{"curl", "-sS", "-H", "Metadata-Flavor: Google", "--connect-to", "gcemds.default:80:" + address + ":8080"}
+	if got, want := w.exec(t, namespace, "client", append(args, "http://gcemds.default/computeMetadata/v1/instance/attributes/cluster-name")...), "my-cluster"; got != want {
+		t.Errorf("a Pod asks gcemds in another for the name of the cluster: %q, want %q", got, want)
 	}
 }
 

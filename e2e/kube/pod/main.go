@@ -4,7 +4,8 @@
 //	pod get URL         ask a metadata server; print the status and the body
 //	pod serve ADDRESS   tell callers their address
 //	pod api PATH        ask the API server of the cluster with the Pod's own token
-//	pod google          say who Google's Go libraries find that they are
+//	pod google [AUD]    say who Google's Go libraries find that they are; with an
+//	                    audience, get an ID token too
 package main
 
 import (
@@ -23,6 +24,7 @@ import (
 	"syscall"
 	"time"
 
+	"cloud.google.com/go/auth/credentials/idtoken"
 	"cloud.google.com/go/compute/metadata"
 	"golang.org/x/oauth2/google"
 )
@@ -109,8 +111,9 @@ func api(ctx context.Context, path string) error {
 	return ask(ctx, client, url, "Authorization", "Bearer "+string(token))
 }
 
-// whoami prints the same line of JSON as its sisters in the directory clients.
-func whoami(ctx context.Context, _ string) error {
+// whoami prints the same line of JSON as the programs of that name for Python,
+// Node and Java.
+func whoami(ctx context.Context, audience string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if !metadata.OnGCEWithContext(ctx) {
@@ -120,6 +123,7 @@ func whoami(ctx context.Context, _ string) error {
 		Project string `json:"project"`
 		Email   string `json:"email"`
 		Token   string `json:"token"`
+		IDToken string `json:"idToken,omitempty"`
 	}
 	credentials, err := google.FindDefaultCredentials(ctx, "https://www.googleapis.com/auth/cloud-platform")
 	if err != nil {
@@ -134,5 +138,16 @@ func whoami(ctx context.Context, _ string) error {
 		return err
 	}
 	me.Token = token.AccessToken
+	if audience != "" {
+		identity, err := idtoken.NewCredentials(&idtoken.Options{Audience: audience})
+		if err != nil {
+			return err
+		}
+		token, err := identity.Token(ctx)
+		if err != nil {
+			return err
+		}
+		me.IDToken = token.Value
+	}
 	return json.NewEncoder(os.Stdout).Encode(me)
 }
