@@ -17,15 +17,17 @@ case $question in
 	printf '{"public":"%s"}\n' "$key"
 	;;
 *'"alg":"RS256"'*)
-	errors=$(mktemp)
-	# The token signs the DigestInfo of PKCS #1: 19 bytes that say SHA-256, and the digest.
-	signature=$({
+	errors=$(mktemp) input=$(mktemp)
+	# The token signs the DigestInfo of PKCS #1: 19 bytes that say SHA-256, and the digest. It is in a file, since of a pipe
+	# pkcs11-tool takes what there is at the first look.
+	{
 		printf '\060\061\060\015\006\011\140\206\110\001\145\003\004\002\001\005\000\004\040'
 		printf %s "$question" | sed 's/.*"digest":"\([^"]*\)".*/\1/' | base64 -d
-	} | pkcs11-tool --module "$module" --token-label "$token" --login --pin env:PIN \
-		--sign --mechanism RSA-PKCS --id "$id" 2>"$errors" | base64 -w0)
+	} >"$input"
+	signature=$(pkcs11-tool --module "$module" --token-label "$token" --login --pin env:PIN \
+		--sign --mechanism RSA-PKCS --id "$id" --input-file "$input" 2>"$errors" | base64 -w0)
 	wrong=$(grep -c CKR_PIN "$errors")
-	rm -f "$errors"
+	rm -f "$errors" "$input"
 	[ "$wrong" = 0 ] || refuse denied "the PIN is wrong"
 	[ -n "$signature" ] || refuse unavailable "pkcs11-tool did not sign"
 	printf '{"signature":"%s"}\n' "$signature"
