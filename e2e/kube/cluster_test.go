@@ -32,6 +32,8 @@ type owner interface{ Cleanup(func()) }
 type cluster struct {
 	*authority
 	server string // URL of the API server
+	etcd   string // and of etcd
+	peer   string // which it needs though it is alone
 	place  place  // where its programs and kubectl run
 
 	mu        sync.Mutex
@@ -64,17 +66,17 @@ func newCluster(dir, host string, p place, ports [3]string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{authority: a, server: "https://" + net.JoinHostPort(host, ports[0]), place: p, processes: map[string]*process{}}
+	c := &cluster{
+		authority: a, place: p, processes: map[string]*process{},
+		server: "https://" + net.JoinHostPort(host, ports[0]), etcd: "http://127.0.0.1:" + ports[1], peer: "http://127.0.0.1:" + ports[2],
+	}
 	if err := a.issue("apiserver", "kube-apiserver", "", host, "127.0.0.1", "10.96.0.1", "localhost", "kubernetes.default.svc"); err != nil {
 		return nil, err
 	}
 	if err := a.serviceAccounts(); err != nil {
 		return nil, err
 	}
-	if err := a.kubeconfig("admin", c.server, "admin", "system:masters"); err != nil {
-		return nil, err
-	}
-	return c, os.WriteFile(c.file("ports"), []byte(ports[1]+" "+ports[2]), 0o600)
+	return c, a.kubeconfig("admin", c.server, "admin", "system:masters")
 }
 
 func freePorts() (ports [3]string, err error) {
@@ -104,6 +106,18 @@ func (c *cluster) start(p place, name, program string, args ...string) (*process
 	return process, err
 }
 
+// kill kills a program of the cluster, such as kube-apiserver or node-1-kubelet.
+// What does that in a shared world or cluster must start it again.
+func (c *cluster) kill(t *testing.T, name string) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[name] == nil {
+		t.Fatalf("there is no program %s", name)
+	}
+	c.processes[name].kill()
+}
+
 // end ends all programs that start has started.
 func (c *cluster) end() {
 	c.mu.Lock()
@@ -126,27 +140,21 @@ func (c *cluster) said() string {
 
 // control starts etcd, which keeps its data in a directory, and the API server.
 func (c *cluster) control(data string) error {
-	ports, err := os.ReadFile(c.file("ports"))
-	if err != nil {
-		return err
-	}
-	client, peer, _ := strings.Cut(string(ports), " ")
-	client, peer = "http://127.0.0.1:"+client, "http://127.0.0.1:"+peer
 	if _, err := c.start(c.place, "etcd", filepath.Join(bin, "etcd"), "--name=e2e", "--data-dir="+data, "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls="+client, "--advertise-client-urls="+client,
-		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=e2e="+peer); err != nil {
+		"--listen-client-urls="+c.etcd, "--advertise-client-urls="+c.etcd,
+		"--listen-peer-urls="+c.peer, "--initial-advertise-peer-urls="+c.peer, "--initial-cluster=e2e="+c.peer); err != nil {
 		return err
 	}
-	return c.startAPI(client)
+	return c.startAPI()
 }
 
-// startAPI starts the API server and returns when it is ready.
-func (c *cluster) startAPI(etcd string) error {
+// startAPI starts the API server, also again, and returns when it is ready.
+func (c *cluster) startAPI() error {
 	host, port, err := net.SplitHostPort(strings.TrimPrefix(c.server, "https://"))
 	if err != nil {
 		return err
 	}
-	api, err := c.start(c.place, "kube-apiserver", filepath.Join(bin, "kube-apiserver"), "--etcd-servers="+etcd,
+	api, err := c.start(c.place, "kube-apiserver", filepath.Join(bin, "kube-apiserver"), "--etcd-servers="+c.etcd,
 		"--bind-address="+host, "--advertise-address="+host, "--secure-port="+port, "--endpoint-reconciler-type=none",
 		"--tls-cert-file="+c.file("apiserver.crt"), "--tls-private-key-file="+c.file("apiserver.key"), "--client-ca-file="+c.file("ca.crt"),
 		"--authorization-mode=Node,RBAC", "--allow-privileged", "--service-cluster-ip-range=10.96.0.0/16",

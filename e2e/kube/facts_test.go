@@ -77,6 +77,21 @@ func TestTokenIsBoundToThePod(t *testing.T) {
 	}
 }
 
+// TestAPIServerComesBack: with all that was made, as the tests of an API server
+// that is away rely on.
+func TestAPIServerComesBack(t *testing.T) {
+	c := sharedCluster(t)
+	namespace := c.namespace(t)
+	c.kill(t, "kube-apiserver")
+	if got := c.refused(t, "--request-timeout=2s", "get", "--raw=/readyz"); !strings.Contains(got, "refused") {
+		t.Errorf("without an API server: %s\nwant that the connection is refused", got)
+	}
+	if err := c.startAPI(); err != nil {
+		t.Fatal(err)
+	}
+	c.field(t, namespace, "serviceaccount/app", ".metadata.uid")
+}
+
 // A node's own credentials are of no use to an agent: it needs a ServiceAccount
 // that may make tokens.
 func TestNodeMayNotAskForOurAudience(t *testing.T) {

@@ -119,6 +119,33 @@ func TestCgroups(t *testing.T) {
 	}
 }
 
+// TestPodOutlivesItsKeepers: a Pod goes on while kubelet and containerd of its
+// node are killed and start again.
+func TestPodOutlivesItsKeepers(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	w.apply(t, namespace, pod("server", `serve, ":8080"`, "nodeName: node-2")+pod("client", "", "nodeName: node-1"))
+	w.ready(t, namespace)
+	url := "http://" + w.field(t, namespace, "pod/server", ".status.podIP") + ":8080"
+	const which = ".status.containerStatuses[0].containerID"
+	before := w.field(t, namespace, "pod/server", which)
+
+	w.kill(t, "node-2-kubelet")
+	w.kill(t, "node-2-containerd")
+	w.exec(t, namespace, "client", "/pod", "get", url)
+	if err := w.startContainerd(w.nodes[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.startKubelet(w.nodes[1]); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, namespace, pod("next", "", "nodeName: node-2"))
+	w.ready(t, namespace)
+	if after := w.field(t, namespace, "pod/server", which); after != before {
+		t.Errorf("the container of the Pod is %s, want %s as before", after, before)
+	}
+}
+
 // TestDaemonSet: an agent runs on every node, on the node's network, with the
 // rights it asks for.
 func TestDaemonSet(t *testing.T) {

@@ -65,7 +65,13 @@ func start(dir, name string, cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
+// kill kills it, if it has not ended, and returns when it is gone.
 func (p *process) kill() {
+	select {
+	case <-p.exited: // its number may be that of another by now
+		return
+	default:
+	}
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.exited
 }
