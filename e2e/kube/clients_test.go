@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,11 +17,11 @@ type library struct {
 	command []string
 }
 
-// libraries are those that e2e/run has installed, as a Pod made by clientPod
-// sees them.
+// libraries are those that e2e/run has installed, as a Pod with the
+// programs of this machine sees them.
 func libraries(t *testing.T) []library {
 	t.Helper()
-	e2e, dist := directories(t)
+	e2e, dist := directories()
 	nodes, err := filepath.Glob(e2e + "/node/node_modules/node-linux-*/bin/node")
 	if err != nil || len(nodes) != 1 {
 		lacks(t, "Google's library for Node is not installed; run e2e/run")
@@ -38,38 +37,6 @@ func libraries(t *testing.T) []library {
 		{"Python", []string{"/usr/bin/env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH=" + debian + "/usr/lib/python3/dist-packages", "/usr/bin/python3", e2e + "/python/whoami.py"}},
 		{"Java", []string{"/usr/bin/java", "-cp", debian + jars + ":" + jars, e2e + "/java/Whoami.java"}},
 	}
-}
-
-// directories are this one's parent and where e2e/run puts what it installs.
-func directories(t *testing.T) (e2e, dist string) {
-	t.Helper()
-	e2e, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e2e, filepath.Join(e2e, "../dist/e2e")
-}
-
-// clientPod is a Pod that has the programs of this machine, read-only, beside
-// its own: curl and the libraries.
-func clientPod(t *testing.T, name string, more ...string) string {
-	t.Helper()
-	e2e, dist := directories(t)
-	paths := []string{"/usr", "/etc/ssl", "/etc/alternatives", e2e, dist}
-	java, err := filepath.Glob("/etc/java-*-openjdk")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var volumes, mounts []string
-	for i, path := range slices.Concat(paths, java) {
-		if _, err := os.Stat(path); err != nil {
-			continue // libraries says what is missing
-		}
-		volumes = append(volumes, fmt.Sprintf("{name: machine-%d, hostPath: {path: %q}}", i, path))
-		mounts = append(mounts, fmt.Sprintf("{name: machine-%d, mountPath: %q, readOnly: true}", i, path))
-	}
-	manifest := pod(name, "", append(more, "volumes: ["+strings.Join(volumes, ", ")+"]")...)
-	return strings.Replace(manifest, "args: []", "args: [], volumeMounts: ["+strings.Join(mounts, ", ")+"]", 1)
 }
 
 // An identity is what a library finds.
@@ -97,8 +64,7 @@ func TestClients(t *testing.T) {
 	w := sharedWorld(t)
 	all := libraries(t)
 	namespace := w.namespace(t)
-	w.apply(t, namespace, clientPod(t, "client", "nodeName: node-1"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "client", machine: true, spec: "nodeName: node-1"})
 
 	n := w.nodes[0]
 	n.run(t, "ip", "address", "add", "169.254.169.254/32", "dev", "lo")

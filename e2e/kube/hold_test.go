@@ -23,7 +23,7 @@ func holdWorld() error {
 	defer cancel()
 	for _, command := range [][]string{
 		{"", "create", "serviceaccount", "app"},
-		{pod("app", ""), "apply", "--filename=-"},
+		{pod{name: "app", machine: true}.manifest(), "apply", "--filename=-"},
 		{"", "wait", "--for=condition=Ready", "pod/app", "--timeout=" + patience.String()},
 	} {
 		if _, err := w.try(ctx, command[0], command[1:]...); err != nil {

@@ -10,32 +10,13 @@ import (
 	"testing"
 )
 
-// A pod of the tests: the image's program, with arguments, as ServiceAccount
-// app. More is in YAML, as fields of spec.
-func pod(name, args string, more ...string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Pod
-metadata: {name: %s, labels: {app: %[1]s}}
-spec:
-  serviceAccountName: app
-  terminationGracePeriodSeconds: 1
-  dnsPolicy: Default # there is no DNS server
-  hostAliases: [{ip: 169.254.169.254, hostnames: [metadata.google.internal, metadata]}]
-  containers: [{name: pod, image: "%s", imagePullPolicy: Never, args: [%s]}]
-  %s
----
-`, name, podImageName, args, strings.Join(more, "\n  "))
-}
-
 // TestNodes: Pods are real. They have addresses of both families that others
 // see, tokens that the API server takes, and no metadata server.
 func TestNodes(t *testing.T) {
 	w := sharedWorld(t)
 	namespace := w.namespace(t)
-	w.apply(t, namespace, pod("server", `serve, ":8080"`, "nodeName: node-1")+
-		pod("near", "", "nodeName: node-1")+pod("far", "", "nodeName: node-2")+pod("host", "", "nodeName: node-2", "hostNetwork: true"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "server", args: `serve, ":8080"`, spec: "nodeName: node-1"},
+		pod{name: "near", spec: "nodeName: node-1"}, pod{name: "far", spec: "nodeName: node-2"}, pod{name: "host", spec: "nodeName: node-2, hostNetwork: true"})
 
 	addresses := strings.Fields(w.field(t, namespace, "pod/server", ".status.podIPs[*].ip"))
 	if len(addresses) != 2 {
@@ -67,7 +48,7 @@ const gcemdsImage = "docker.io/library/gcemds:e2e"
 // loadGcemds imports that image on every node.
 func (w *world) loadGcemds(t *testing.T) {
 	t.Helper()
-	_, dist := directories(t)
+	_, dist := directories()
 	archive := filepath.Join(dist, "image.tar")
 	if _, err := os.Stat(archive); err != nil {
 		lacks(t, "the image of gcemds is not made; run e2e/run")
@@ -94,12 +75,28 @@ func TestManifests(t *testing.T) {
 	w.kubectl(t, "rollout", "status", "deployment/gcemds", "--timeout=60s")
 
 	namespace := w.namespace(t)
-	w.apply(t, namespace, clientPod(t, "client"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "client", machine: true})
 	address := w.kubectl(t, "get", "pods", "--selector=app.kubernetes.io/name=gcemds", "--output=jsonpath={.items[0].status.podIP}")
 	args := []string{"curl", "-sS", "-H", "Metadata-Flavor: Google", "--connect-to", "gcemds.default:80:" + address + ":8080"}
 	if got, want := w.exec(t, namespace, "client", append(args, "http://gcemds.default/computeMetadata/v1/instance/attributes/cluster-name")...), "my-cluster"; got != want {
 		t.Errorf("a Pod asks gcemds in another for the name of the cluster: %q, want %q", got, want)
+	}
+}
+
+// TestAddressIsUsedAgain: the address of a Pod that is gone is that of the next,
+// if the test wants so.
+func TestAddressIsUsedAgain(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	address := func(name string) string {
+		w.nodes[0].reuseAddresses(t)
+		w.run(t, namespace, pod{name: name, spec: "nodeName: node-1"})
+		return w.field(t, namespace, "pod/"+name, ".status.podIP")
+	}
+	first := address("first")
+	w.kubectl(t, "--namespace="+namespace, "delete", "pod/first", "--wait")
+	if next := address("next"); next != first {
+		t.Errorf("the next Pod has the address %s, want %s", next, first)
 	}
 }
 
@@ -108,8 +105,7 @@ func TestManifests(t *testing.T) {
 func TestCgroups(t *testing.T) {
 	w := sharedWorld(t)
 	namespace := w.namespace(t)
-	w.apply(t, namespace, pod("own", "", "nodeName: node-1")+pod("host", "", "nodeName: node-1", "hostNetwork: true"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "own", spec: "nodeName: node-1"}, pod{name: "host", spec: "nodeName: node-1, hostNetwork: true"})
 	for _, name := range []string{"own", "host"} {
 		uid := w.field(t, namespace, "pod/"+name, ".metadata.uid")
 		tasks := w.nodes[0].run(t, "sh", "-c", "cat /proc/[0-9]*/cgroup")
@@ -124,8 +120,7 @@ func TestCgroups(t *testing.T) {
 func TestPodOutlivesItsKeepers(t *testing.T) {
 	w := sharedWorld(t)
 	namespace := w.namespace(t)
-	w.apply(t, namespace, pod("server", `serve, ":8080"`, "nodeName: node-2")+pod("client", "", "nodeName: node-1"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "server", args: `serve, ":8080"`, spec: "nodeName: node-2"}, pod{name: "client", spec: "nodeName: node-1"})
 	url := "http://" + w.field(t, namespace, "pod/server", ".status.podIP") + ":8080"
 	const which = ".status.containerStatuses[0].containerID"
 	before := w.field(t, namespace, "pod/server", which)
@@ -139,8 +134,7 @@ func TestPodOutlivesItsKeepers(t *testing.T) {
 	if err := w.startKubelet(w.nodes[1]); err != nil {
 		t.Fatal(err)
 	}
-	w.apply(t, namespace, pod("next", "", "nodeName: node-2"))
-	w.ready(t, namespace)
+	w.run(t, namespace, pod{name: "next", spec: "nodeName: node-2"})
 	if after := w.field(t, namespace, "pod/server", which); after != before {
 		t.Errorf("the container of the Pod is %s, want %s as before", after, before)
 	}

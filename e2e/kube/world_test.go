@@ -189,6 +189,13 @@ func (n *node) run(t *testing.T, name string, args ...string) string {
 	return out
 }
 
+// reuseAddresses lets the next Pod of the node have the lowest free address,
+// such as that of a Pod which is gone.
+func (n *node) reuseAddresses(t *testing.T) {
+	t.Helper()
+	n.run(t, "sh", "-c", "rm -f "+n.state+"/addresses/pods/last_reserved_ip.*")
+}
+
 func (w *world) startContainerd(n *node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
