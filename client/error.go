@@ -20,7 +20,7 @@ const (
 	Transient Kind = iota // the server cannot be reached, is overloaded or failing
 	NoServer              // what is at the address is no metadata server, or there is no reason to expect one
 	NotFound              // the server has no such value
-	Denied                // the server refuses; of a token: no such account, or a scope that it lacks
+	Denied                // the server refuses; of an account: there is none of that name, or it lacks a scope
 	Malformed             // the answer makes no sense
 )
 

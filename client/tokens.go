@@ -115,7 +115,7 @@ func (t *Tokens) Mint(ctx context.Context) (Token, error) {
 	}
 	a, err := t.client().ask(ctx, r)
 	if err != nil {
-		return Token{}, t.denied(err)
+		return Token{}, ofAccount("token", t.Account, err)
 	}
 	token, err := parse(a.body, time.Now())
 	if err != nil {
@@ -132,12 +132,12 @@ func (t *Tokens) learn(ctx context.Context) error {
 	}
 	email, err := t.client().Email(ctx, t.Account)
 	if err != nil {
-		return t.denied(err)
+		return err
 	}
 	if asked := canonical(t.Scopes); t.Audience == "" && len(asked) > 0 {
 		a, err := t.client().ask(ctx, request{path: accountPath(t.Account) + "scopes"})
 		if err != nil {
-			return t.denied(err)
+			return ofAccount("scopes", t.Account, err)
 		}
 		held := strings.Fields(a.body)
 		if lacks := missing(held, asked); len(lacks) > 0 {
@@ -148,21 +148,6 @@ func (t *Tokens) learn(ctx context.Context) error {
 	}
 	t.email.Store(&email)
 	return nil
-}
-
-// denied returns the error for an account that does not exist: the server only
-// knows that a path does not.
-func (t *Tokens) denied(err error) error {
-	var e *Error
-	if errors.As(err, &e) && (e.Kind == NotFound || e.Kind == Denied) {
-		e.Kind = Denied
-		e.Err = fmt.Errorf("no token of account %q: %w", t.Key().Account, e.Err)
-		e.Hint = "Give this machine a service account, or ask for one that it has: they are listed at instance/service-accounts/."
-		if e.Status != 404 {
-			e.Hint = "Whoever manages this account can permit it."
-		}
-	}
-	return err
 }
 
 func (t *Tokens) client() *Client {

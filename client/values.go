@@ -1,11 +1,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -76,24 +78,38 @@ func (c *Client) Attributes(ctx context.Context) (map[string]string, error) {
 }
 
 // Email returns the address of a service account, which is given by alias or
-// address; "" is "default". On GKE it may be the name of a workload pool.
+// address; "" is "default". On GKE it may be the name of a workload pool. No
+// such account is an error of kind Denied, as for Tokens.
 func (c *Client) Email(ctx context.Context, account string) (string, error) {
-	return c.text(ctx, accountPath(account)+"email")
+	email, err := c.text(ctx, accountPath(account)+"email")
+	return email, ofAccount("e-mail", account, err)
 }
 
 // Scopes returns the scopes that a service account has on this machine. The
-// account is given as for Email.
+// account is given as for Email, and so are errors.
 func (c *Client) Scopes(ctx context.Context, account string) ([]string, error) {
 	list, err := c.text(ctx, accountPath(account)+"scopes")
-	return strings.Fields(list), err
+	return strings.Fields(list), ofAccount("scopes", account, err)
 }
 
 // accountPath returns the directory of an account.
 func accountPath(account string) string {
-	if account == "" {
-		account = "default"
+	return "instance/service-accounts/" + url.PathEscape(cmp.Or(account, "default")) + "/"
+}
+
+// ofAccount returns the error for something of an account that is not there: the
+// server only knows that a path is not.
+func ofAccount(what, account string, err error) error {
+	var e *Error
+	if errors.As(err, &e) && (e.Kind == NotFound || e.Kind == Denied) {
+		e.Kind = Denied
+		e.Err = fmt.Errorf("no %s of account %q: %w", what, cmp.Or(account, "default"), e.Err)
+		e.Hint = "Give this machine a service account, or ask for one that it has: they are listed at instance/service-accounts/."
+		if e.Status != http.StatusNotFound {
+			e.Hint = "Whoever manages this account can permit it."
+		}
 	}
-	return "instance/service-accounts/" + url.PathEscape(account) + "/"
+	return err
 }
 
 // MaintenanceEvent returns what is about to happen to the machine: "NONE",
