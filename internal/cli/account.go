@@ -30,7 +30,6 @@ func newEmail() *cobra.Command {
 		Use:     "email",
 		Short:   "Print the e-mail of a service account of a metadata server",
 		Example: "  gcemds email\n  gcemds email --host metadata.google.internal",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			server, err := a.metadata(c.Context())
 			if err != nil {
@@ -57,7 +56,6 @@ func newScopes() *cobra.Command {
 		Use:     "scopes",
 		Short:   "Print the scopes of a service account of a metadata server",
 		Example: "  gcemds scopes",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			server, err := a.metadata(c.Context())
 			if err != nil {
@@ -102,7 +100,6 @@ long as it lives, an hour as a rule.`,
 		Example: `  gcemds token
   gcemds token --header > header       # and then: curl -H @header https://…
   gcemds token --scopes https://www.googleapis.com/auth/pubsub --json`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if a.asJSON && header {
 				return &usageError{errors.New("--json and --header are two forms of one token"), c.CommandPath()}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,34 +17,36 @@ import (
 )
 
 func newCapture() *cobra.Command {
+	var s server
 	var withSecrets bool
 	c := &cobra.Command{
-		Use:   "capture [ADDR]",
+		Use:   "capture",
 		Short: "Print a machine's metadata as a document that serve takes",
 		Long: `Ask a metadata server for everything it has, also for what its recursive answer
-leaves out, and print it as a document for gcemds serve --metadata. ADDR is the
-host and port of the server; default GCE_METADATA_HOST, else 169.254.169.254.
+leaves out, and print it as a document for gcemds serve --metadata. gcemds --help
+says which server is asked; that of the machine itself must be named.
 
 Tokens are never asked for. Attributes and certificates that look like secrets
 are left out; they are listed on stderr, and so is what you should look through
 because people put secrets there.`,
-		Example: `  gcemds capture > vm-1.json
-  gcemds capture 127.0.0.1:8080 --with-secrets`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			doc, err := captureDocument(c, serverAddress(args))
+		Example: `  gcemds capture --host metadata.google.internal > vm-1.json
+  gcemds capture --host 127.0.0.1:8080 --with-secrets`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			asked, err := s.metadata(c.Context())
+			if err != nil {
+				return err
+			}
+			doc, err := captureDocument(c.Context(), asked)
 			if err != nil {
 				return err
 			}
 			hidden, doubtful := sift(doc, withSecrets)
 			list(c.ErrOrStderr(), "left out, because it looks like a secret (--with-secrets keeps it):", hidden)
 			list(c.ErrOrStderr(), "kept; look whether there is a secret in it:", doubtful)
-			enc := json.NewEncoder(c.OutOrStdout())
-			enc.SetEscapeHTML(false)
-			enc.SetIndent("", "  ")
-			return enc.Encode(doc)
+			return printJSON(c.OutOrStdout(), doc)
 		},
 	}
+	s.flags(c)
 	c.Flags().BoolVar(&withSecrets, "with-secrets", false, "keep what looks like a secret")
 	return c
 }
@@ -80,13 +82,12 @@ var unrecursed = []struct {
 
 // captureDocument asks for everything. What recursion leaves out is optional:
 // a machine that does not have it answers with one of several errors.
-func captureDocument(c *cobra.Command, addr string) (map[string]any, error) {
+func captureDocument(ctx context.Context, asked *client.Client) (map[string]any, error) {
 	var doc map[string]any
-	ctx := c.Context()
-	if err := (&client.Client{Host: addr, Patience: 2 * time.Second}).Tree(ctx, "", &doc); err != nil {
+	if err := asked.Tree(ctx, "", &doc); err != nil {
 		return nil, err
 	}
-	once := &client.Client{Host: addr, Patience: -1}
+	once := &client.Client{Host: asked.Host, HTTP: asked.HTTP, Patience: -1}
 	for _, u := range unrecursed {
 		query := "?alt=json"
 		if u.recursive {

@@ -113,12 +113,12 @@ worked, 1 when it did not (stderr says why), 2 when the command line is wrong, 3
 when the server has no such value, 4 when it refuses, and 5 when no server
 answers, or it only fails. That of gcemds run is that of the program.
 
-get, tree, watch, token, identity, email, scopes and wait ask any metadata
-server, Google's too. Which one is said by, in this order: --host; --admin or
-GCEMDS_ADMIN, the socket of a gcemds; GCE_METADATA_HOST. Without any of them it
-is the gcemds of this user. That of the machine itself must be named:
---host metadata.google.internal. conformance, capture and doctor look at any
-server, too; the other commands are for a gcemds.`,
+get, tree, watch, token, identity, email, scopes, wait, capture and conformance
+ask any metadata server, Google's too. Which one is said by, in this order:
+--host; --admin or GCEMDS_ADMIN, the socket of a gcemds; GCE_METADATA_HOST.
+Without any of them it is the gcemds of this user. That of the machine itself
+must be named: --host metadata.google.internal. doctor looks at whatever client
+libraries would ask; the other commands are for a gcemds.`,
 		Example: `  gcemds serve                             # a virtual machine: no file, no key, no network
   gcemds serve --key sa.json               # the same with real tokens
   gcemds set instance/attributes/env dev   # change it while it runs
@@ -140,23 +140,16 @@ server, too; the other commands are for a gcemds.`,
 // wrapArgs makes wrong arguments usage errors, and a group of commands that is
 // called without one print its help.
 func wrapArgs(c *cobra.Command) {
-	check := c.Args
+	check := checkArgs
 	if c.HasSubCommands() {
-		check = func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("there is no command %q", args[0])
-			}
-			return nil
-		}
+		check = checkCommand
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	}
-	if check != nil {
-		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return &usageError{err, c.CommandPath()}
-			}
-			return nil
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return &usageError{err, c.CommandPath()}
 		}
+		return nil
 	}
 	for _, sub := range c.Commands() {
 		wrapArgs(sub)
@@ -219,7 +212,6 @@ func newVersion() *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  gcemds version",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(c.OutOrStdout(), "gcemds "+version())
 			return err

@@ -35,7 +35,6 @@ With --mint, also get one token from each source, and show how: who signs, the
 exchange, each account that is impersonated; or the step that failed, and what
 to do. The tokens themselves are not shown.`,
 		Example: "  gcemds config check gcemds.yaml\n  gcemds config check --mint gcemds.yaml",
-		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := resolve(c, args)
 			if err != nil {
@@ -64,7 +63,6 @@ func newConfigShow() *cobra.Command {
 		Use:     "show [FILE]",
 		Short:   "Print the configuration that flags, variables and file make together",
 		Example: "  gcemds config show --origin",
-		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := resolve(c, args)
 			if err != nil {
@@ -83,7 +81,6 @@ func newConfigInit() *cobra.Command {
 		Use:     "init",
 		Short:   "Print a file to begin with: every setting, explained, with its default",
 		Example: "  gcemds config init > gcemds.yaml",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := c.OutOrStdout().Write(config.Init())
 			return err

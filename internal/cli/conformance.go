@@ -17,38 +17,41 @@ import (
 )
 
 func newConformance() *cobra.Command {
-	var r remote
+	var s server
 	var record string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "conformance [ADDR]",
+		Use:   "conformance",
 		Short: "Compare a metadata server with what Google's is known to answer",
 		Long: `Send the requests of the corpus to a metadata server, compare the answers, and
 print by topic how many are right, and what is wrong. The server may be of any
-kind: gcemds, a real machine's, another emulator. ADDR is its host and port;
-default GCE_METADATA_HOST, else 169.254.169.254.
+kind: gcemds, a real machine's, another emulator; gcemds --help says which is
+asked.
 
-Cases that need a change of the document are run if the server is a gcemds that
-was started for this, and --admin is its control socket; all of its changes are
-dropped on the way. Otherwise they are counted, and nothing is changed. Of a
-machine that is not that of the corpus, values are compared by their shape.
+Cases that need a change of the document are run if --admin is the control socket
+of a gcemds that was started for this; all of its changes are dropped on the way.
+Otherwise they are counted, and nothing is changed. Of a machine that is not that
+of the corpus, values are compared by their shape.
 
 The exit code is 1 if a case fails.`,
 		Example: `  gcemds conformance
-  gcemds conformance 127.0.0.1:8080 --admin /run/gcemds/admin.sock
-  gcemds conformance 169.254.169.254 --record differs.json`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
+  gcemds conformance --admin /run/gcemds/admin.sock
+  gcemds conformance --host 169.254.169.254 --record differs.json`,
+		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()
-			if c.Flags().Changed("admin") && r.socket == "" {
+			if c.Flags().Changed("admin") && s.socket == "" {
 				return &usageError{errors.New("--admin is empty; it is the control socket of the server, which gcemds serve --admin PATH makes"), c.CommandPath()}
 			}
-			s, err := conformance.Open(ctx, serverAddress(args))
+			addr, err := s.tcp(ctx)
 			if err != nil {
 				return err
 			}
-			if r.socket != "" {
-				if err := r.prepare(ctx, &s); err != nil {
+			asked, err := conformance.Open(ctx, addr)
+			if err != nil {
+				return &ended{exitNoServer, err}
+			}
+			if s.socket != "" {
+				if err := s.prepare(ctx, &asked); err != nil {
 					return err
 				}
 			}
@@ -56,20 +59,18 @@ The exit code is 1 if a case fails.`,
 			if err != nil {
 				return err
 			}
-			report := conformance.NewReport(s)
-			if err := s.Run(ctx, cases, report.Add); err != nil {
+			report := conformance.NewReport(asked)
+			if err := asked.Run(ctx, cases, report.Add); err != nil {
 				return err
 			}
 			if record != "" {
-				source := fmt.Sprintf("%s, recorded %s", s.Addr, time.Now().UTC().Format(time.DateOnly))
+				source := fmt.Sprintf("%s, recorded %s", addr, time.Now().UTC().Format(time.DateOnly))
 				if err := writeJSON(record, report.Recorded(source)); err != nil {
 					return err
 				}
 			}
 			if asJSON {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(report)
+				err = printJSON(c.OutOrStdout(), report)
 			} else {
 				_, err = fmt.Fprint(c.OutOrStdout(), report)
 			}
@@ -79,27 +80,32 @@ The exit code is 1 if a case fails.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&r.socket, "admin", "", "`PATH` of the control socket of the server, to run the cases that change it")
-	c.Flags().StringVarP(&r.instance, "instance", "i", "", "`NAME` of the instance that answers; default the first")
+	s.flags(c)
+	c.Flags().StringVarP(&s.instance, "instance", "i", "", "`NAME` of the instance that answers, to change it; default the first")
 	c.Flags().StringVar(&record, "record", "", "write what differs to `FILE`, in the form of the corpus and without tokens")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
-// serverAddress is the metadata server of a command that takes one: host and port.
-func serverAddress(args []string) string {
-	addr := os.Getenv("GCE_METADATA_HOST")
-	if len(args) > 0 {
-		addr = args[0]
+// tcp is the host and port of the server.
+func (s *server) tcp(ctx context.Context) (string, error) {
+	host := s.address()
+	if host == "" {
+		status, err := s.remote.client().Status(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, l := range status.Listeners {
+			if host, ok := reachable(l); ok {
+				return host, nil
+			}
+		}
+		return "", fmt.Errorf("the gcemds on %s has no listener for plain TCP, which this takes", s.remote.client().Socket)
 	}
-	if addr == "" {
-		addr = "169.254.169.254"
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host = net.JoinHostPort(strings.Trim(host, "[]"), "80")
 	}
-	addr = strings.TrimSuffix(strings.TrimPrefix(addr, "http://"), "/")
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		addr = net.JoinHostPort(strings.Trim(addr, "[]"), "80")
-	}
-	return addr
+	return host, nil
 }
 
 // prepare lets cases change the document of the server that has the socket.

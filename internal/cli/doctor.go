@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,7 +25,6 @@ Each finding has the name of the check, what is wrong, why that matters, and wha
 mends it. Nothing is changed, and no secret is printed: tokens are made and thrown
 away. The exit code is 1 if there is a problem; warnings are not one.`,
 		Example: "  gcemds doctor\n  gcemds doctor --json",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			d := diagnose(c.Context(), here())
 			if err := d.print(c.OutOrStdout(), asJSON); err != nil {
@@ -125,10 +123,7 @@ func alike(list []prospect) iter.Seq2[string, prospect] {
 
 func (d diagnosis) print(w io.Writer, asJSON bool) error {
 	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		return enc.Encode(d)
+		return printJSON(w, d)
 	}
 	var b strings.Builder
 	b.WriteString("What client libraries find here:\n\n")

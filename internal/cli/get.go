@@ -27,7 +27,6 @@ deleted or you interrupt.`,
   gcemds get instance/attributes/ --recursive
   gcemds get instance/maintenance-event --watch
   gcemds get --host metadata.google.internal project/project-id`,
-		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: s.completePath,
 		RunE: func(c *cobra.Command, args []string) error {
 			if watch {
@@ -56,7 +55,6 @@ func newWatch() *cobra.Command {
 		Long: `Print a value of a metadata server, or a directory with all below it, and again
 whenever it changes, until it is deleted or you interrupt. It is get --watch.`,
 		Example:           "  gcemds watch instance/preempted\n  gcemds watch instance/attributes/ --json",
-		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: s.completePath,
 		RunE:              func(c *cobra.Command, args []string) error { return s.printChanges(c, args[0], asJSON) },
 	}
@@ -74,7 +72,6 @@ func newTree() *cobra.Command {
 output for everything is a document that gcemds serve --metadata takes. Tokens
 are not in it.`,
 		Example:           "  gcemds tree\n  gcemds tree instance/network-interfaces/",
-		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: s.completePath,
 		RunE: func(c *cobra.Command, args []string) error {
 			v, err := s.get(c.Context(), strings.Join(args, ""), true)
@@ -137,7 +134,6 @@ func newStatus() *cobra.Command {
 		Use:     "status",
 		Short:   "Show what a running server serves",
 		Example: "  gcemds status\n  gcemds status --json",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := r.client().Status(c.Context())
 			if err != nil {
@@ -198,7 +194,6 @@ func newReload() *cobra.Command {
 		Short:   "Make a running server read its configuration again",
 		Long:    "Make a running server read its configuration again, and say what is wrong with\nit. A wrong configuration changes nothing.",
 		Example: "  gcemds reload",
-		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return r.client().Reload(c.Context()) },
 	}
 	r.flags(c)

@@ -53,7 +53,6 @@ Programs in which Google's addresses are built in reach it through --proxy.`,
   gcemds google --external-out external.json
   gcemds google --config google.yaml
   gcemds google --keys keys/ --proxy 127.0.0.1:8086 --ca-out ca.pem`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if (f.proxy == "") != (f.caOut == "") {
 				return &usageError{errors.New("--proxy and --ca-out go together: programs must trust the certificates of the proxy"), c.CommandPath()}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,13 +28,13 @@ type identityToken struct {
 	Verified bool           `json:"verified"` // with --verify
 }
 
-// googleCerts is where Google publishes the keys of its ID tokens.
-const googleCerts = "https://www.googleapis.com/oauth2/v3/certs"
+// googleIssuer is where Google describes what its ID tokens are like.
+const googleIssuer = "https://accounts.google.com"
 
 func newIdentity() *cobra.Command {
 	var a account
 	var decode, verify bool
-	var certs string
+	var by verifier
 	c := &cobra.Command{
 		Use:   "identity AUDIENCE",
 		Short: "Print an ID token from a metadata server",
@@ -41,17 +43,21 @@ on which machine it was made. Whoever sees it can use it at that audience for as
 long as it lives, an hour as a rule.
 
 With --decode, print what is in it instead. With --verify, print it only if it is
-good: signed with RS256 by one of the keys of Google, or of --certs, for that
-audience, and not expired. Keys are a JWK set or an object of certificates, such
-as https://www.googleapis.com/oauth2/v1/certs. Those of the offline issuer of a
-gcemds are at the address that gcemds status shows, at /oauth2/v3/certs.`,
+good: for that audience, not expired, and signed with RS256 by Google, or by the
+--issuer that you trust, such as the one that gcemds status shows. What its tokens
+are like and where its keys are is asked at /.well-known/openid-configuration
+there. --certs has keys instead: a JWK set or an object of certificates.`,
 		Example: `  gcemds identity https://service.example.com
   gcemds identity https://service.example.com --decode
+  gcemds identity https://service.example.com --verify
+  gcemds identity https://service.example.com --verify --issuer http://127.0.0.1:8081
   gcemds identity https://service.example.com --verify --certs certs.json`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if c.Flags().Changed("certs") && !verify {
-				return &usageError{errors.New("--certs are for --verify, which is not there"), c.CommandPath()}
+			switch {
+			case by != (verifier{}) && !verify:
+				return &usageError{errors.New("--issuer and --certs are for --verify, which is not there"), c.CommandPath()}
+			case by.issuer != "" && by.certs != "":
+				return &usageError{errors.New("--issuer says where its keys are, so it goes without --certs"), c.CommandPath()}
 			}
 			if a.asJSON && decode {
 				return &usageError{errors.New("--json has all that --decode prints, and the token"), c.CommandPath()}
@@ -67,7 +73,7 @@ gcemds are at the address that gcemds status shows, at /oauth2/v3/certs.`,
 			}
 			out := identityToken{Value: t.Value, Expiry: t.Expiry.UTC(), Email: t.Email, Verified: verify}
 			if verify {
-				if err := verifyIdentity(c.Context(), t.Value, args[0], certs); err != nil {
+				if err := by.verify(c.Context(), t.Value, args[0]); err != nil {
 					return err
 				}
 			}
@@ -90,15 +96,30 @@ gcemds are at the address that gcemds status shows, at /oauth2/v3/certs.`,
 	a.flags(c)
 	c.Flags().BoolVar(&decode, "decode", false, "print what is in the token, as JSON, and not the token")
 	c.Flags().BoolVar(&verify, "verify", false, "fail unless the token is good")
-	c.Flags().StringVar(&certs, "certs", googleCerts, "`URL|FILE` of the keys for --verify")
+	c.Flags().StringVar(&by.issuer, "issuer", "", "`URL` of whom to trust, for --verify; default "+googleIssuer)
+	c.Flags().StringVar(&by.certs, "certs", "", "`URL|FILE` of the keys for --verify, whoever the issuer is")
 	return c
 }
 
-// verifyIdentity says what is wrong with a token.
-func verifyIdentity(ctx context.Context, token, audience, certs string) error {
-	data, err := readCerts(ctx, certs)
+// A verifier is whom a token has to be of: one of them is set, or none, and then
+// it is Google.
+type verifier struct {
+	issuer, certs string
+}
+
+// verify says what is wrong with a token. Nothing in a token decides what it is
+// checked with: it may be anybody's.
+func (v verifier) verify(ctx context.Context, token, audience string) error {
+	certs, made := v.certs, ""
+	if certs == "" {
+		var err error
+		if certs, made, err = discover(ctx, cmp.Or(v.issuer, googleIssuer)); err != nil {
+			return fmt.Errorf("cannot find the keys to verify with: %w%s", err, v.hint())
+		}
+	}
+	data, err := read(ctx, certs)
 	if err != nil {
-		return fmt.Errorf("cannot read the keys to verify with: %w; for tokens of another issuer than Google give its keys with --certs, those of a gcemds being at the address that gcemds status shows", err)
+		return fmt.Errorf("cannot read the keys to verify with: %w%s", err, v.hint())
 	}
 	_, keys, err := issuer.ParsePublicKeys(data)
 	if err != nil {
@@ -106,24 +127,56 @@ func verifyIdentity(ctx context.Context, token, audience, certs string) error {
 	}
 	_, claims, err := issuer.VerifyJWT(keys, token, time.Now())
 	if err != nil {
-		return fmt.Errorf("the token is not good by the keys at %s (--certs): %w", certs, err)
+		return fmt.Errorf("the token is not good by the keys at %s: %w%s", certs, err, v.hint())
 	}
 	if claims["aud"] != audience {
 		return fmt.Errorf("the token is for the audience %q, not %q", claims["aud"], audience)
 	}
-	if iss := claims["iss"]; certs == googleCerts && iss != "https://accounts.google.com" && iss != "accounts.google.com" {
-		return fmt.Errorf("the token is of the issuer %q, which is not Google", iss)
+	if iss, _ := claims["iss"].(string); made != "" && iss != made && "https://"+iss != made { // Google has it either way
+		return fmt.Errorf("the token is of the issuer %q, not of %q", iss, made)
 	}
 	return nil
 }
 
-// maxCerts bounds a list of keys.
+// hint is for who has not said whom to trust.
+func (v verifier) hint() string {
+	if v != (verifier{}) {
+		return ""
+	}
+	return "; if it is of another issuer than Google, and one that you trust, say so with --issuer (gcemds status shows that of a gcemds)"
+}
+
+// discover asks an issuer where its keys are, and what it calls itself in its
+// tokens (OpenID Connect Discovery 1.0, section 4).
+func discover(ctx context.Context, base string) (certs, name string, err error) {
+	if !isURL(base) {
+		return "", "", fmt.Errorf("the issuer %q is not a URL", base)
+	}
+	from := strings.TrimSuffix(base, "/") + "/.well-known/openid-configuration"
+	data, err := read(ctx, from)
+	if err != nil {
+		return "", "", err
+	}
+	var document struct {
+		Issuer string `json:"issuer"`
+		Keys   string `json:"jwks_uri"`
+	}
+	if err := json.Unmarshal(data, &document); err != nil || document.Issuer == "" || !isURL(document.Keys) {
+		return "", "", fmt.Errorf("%s does not say where the keys are, and of whom", from)
+	}
+	return document.Keys, document.Issuer, nil
+}
+
+func isURL(s string) bool { return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://") }
+
+// maxCerts bounds a list of keys, in bytes.
 const maxCerts = 1 << 20
 
-func readCerts(ctx context.Context, certs string) ([]byte, error) {
+// read reads a file, or what is at a URL.
+func read(ctx context.Context, name string) ([]byte, error) {
 	var r io.Reader
-	if strings.HasPrefix(certs, "https://") || strings.HasPrefix(certs, "http://") {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, certs, nil)
+	if isURL(name) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, name, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -133,11 +186,11 @@ func readCerts(ctx context.Context, certs string) ([]byte, error) {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("%s answers %s", certs, resp.Status)
+			return nil, fmt.Errorf("%s answers %s", name, resp.Status)
 		}
 		r = resp.Body
 	} else {
-		f, err := os.Open(certs)
+		f, err := os.Open(name)
 		if err != nil {
 			return nil, err
 		}
@@ -146,7 +199,7 @@ func readCerts(ctx context.Context, certs string) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(r, maxCerts+1))
 	if err == nil && len(data) > maxCerts {
-		err = fmt.Errorf("%s has more than %d bytes", certs, maxCerts)
+		err = fmt.Errorf("%s has more than %d bytes", name, maxCerts)
 	}
 	return data, err
 }

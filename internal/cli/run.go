@@ -83,7 +83,6 @@ there. What is left running in the background cannot connect any more.`,
   gcemds run --config gcemds.yaml --source build -- ./deploy.sh
   gcemds run --daemon -- gcloud storage ls
   gcemds run --link-local -- curl -H Metadata-Flavor:Google http://metadata.google.internal/`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if r.running {
 				for _, name := range ofRun {

@@ -41,7 +41,6 @@ over the file.`,
   gcemds serve --metadata vm-1.json --set instance/attributes/env=dev
   gcemds serve --config gcemds.yaml --log-level debug
   gcemds serve --listen 127.0.0.1:8080,[::1]:8080,unix:/run/user/1000/mds.sock`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			load := func() (*config.Config, []string, error) { return config.Resolve(os.Environ(), given(c)) }
 			return serve(c.Context(), load, c.OutOrStdout(), c.ErrOrStderr())

@@ -31,7 +31,6 @@ VALUE - reads it from standard input. A VALUE that begins with - comes after --.
   gcemds set instance/tags --json '["web","test"]'
   gcemds set instance/attributes/startup-script - < startup.sh
   gcemds set instance/remaining-cpu-time -- -1`,
-		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: r.completePath,
 		RunE: func(c *cobra.Command, args []string) error {
 			value := []byte(args[1])
@@ -60,7 +59,6 @@ func newDelete() *cobra.Command {
 		Use:               "delete PATH",
 		Short:             "Delete a value or a directory of a running server",
 		Example:           "  gcemds delete instance/attributes/env",
-		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: r.completePath,
 		RunE: func(c *cobra.Command, args []string) error {
 			return r.client().Edit(c.Context(), r.instance, admin.Edit{Path: args[0], Delete: true})
@@ -89,7 +87,6 @@ wrong, none. Deletions come first. FILE - is standard input.
     instance/attributes/env: dev
     instance/tags: [web, test]`,
 		Example: "  gcemds apply changes.yaml",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := readInput(c, args[0])
 			if err != nil {

@@ -78,7 +78,6 @@ the same one each time, so that need not be kept; --persist keeps it, which
 spares slow TPMs the work.`,
 		Example: `  gcemds tpm init
   gcemds tpm init --parent rsa-srk --persist 0x81000001 --owner-password file:/etc/gcemds/owner`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			info, err := k.Look()
 			if err != nil {
@@ -122,7 +121,6 @@ the JSON file. Wrong passwords for the key do not lock the TPM.`,
 		Example: `  gcemds tpm import sa.json --key-file robot.tss.pem
   gcemds tpm import sa.json --handle 0x81010002 --key-password file:/etc/gcemds/pin
   gcemds tpm import sa.json --key-file robot.tss.pem --pcrs sha256:0,7`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := tpmNeeds(c, &t, false); err != nil {
 				return err
@@ -159,7 +157,6 @@ long as the certificate. Run it again for a new certificate of the same key.`,
 		Example: `  gcemds tpm cert --email robot@p.iam.gserviceaccount.com --key-file robot.tss.pem > robot.crt
   gcemds tpm cert --email robot@p.iam.gserviceaccount.com --handle 0x81010002 > robot.crt
   gcemds tpm cert --email workload.example --kind p256 --key-file tls.tss.pem > tls.crt`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := tpmNeeds(c, &t, true); err != nil {
 				return err
@@ -212,7 +209,6 @@ public key, sign, verify, and with --mint get an access token from Google. A
 wrong password is tried once.`,
 		Example: `  gcemds tpm check --config gcemds.yaml
   gcemds tpm check robot --config gcemds.yaml --mint --json`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			cfg, err := resolve(c, nil)
 			if err != nil {

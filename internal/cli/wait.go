@@ -34,7 +34,6 @@ started it, or in an init container of a Pod, since that of GKE comes up after
 the Pod. It waits for what may pass; where the server refuses, it ends at once.`,
 		Example: `  gcemds wait
   gcemds wait --host metadata.google.internal --timeout 2m`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p := &progress{began: time.Now()}
 			if f, ok := c.ErrOrStderr().(*os.File); ok && isTerminal(f) {

@@ -23,7 +23,6 @@ who signs, the exchange, each account that is impersonated, and until when the
 token is good; or the step that failed, and what to do. The tokens themselves
 are not shown.`,
 		Example: "  gcemds whoami\n  gcemds whoami --instance vm-2 --json",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			minted, err := r.client().WhoAmI(c.Context(), r.instance)
 			if err != nil {
