@@ -46,6 +46,7 @@ test: lint ## lint, then every test that needs neither root nor network (the def
 	@$(if $(CGO),,echo "no C compiler: testing without the race detector, and not testing gcemds-pkcs11" >&2)
 	for module in $(MODULES); do (cd $$module && $(GO) test $(RACE) ./...) || exit 1; done
 	$(GO) test $(RACE) ./...
+	$(if $(RACE),$(GO) test -run Stack ./internal/server)
 
 vuln: ## look for known vulnerabilities (GOVULNDB=file:///... for a local database)
 	@.ci/vuln
