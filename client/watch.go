@@ -21,8 +21,9 @@ const hang = time.Minute
 // A value that is deleted, or was never there, yields an error of kind NotFound
 // once; whoever stays in the loop gets the value when it is back. An error of
 // kind Transient says that the server has been failing for all of the client's
-// patience; whoever stays gets the value when the server is back. After any
-// other error the loop ends. The end of ctx yields nothing.
+// patience; whoever stays gets the value, even if it is the old one, when the
+// server is back. After any other error the loop ends. The end of ctx yields
+// nothing.
 //
 // A server that does not hold requests, or has no ETags, is asked every 10
 // seconds or more often.
@@ -60,7 +61,9 @@ func (c *Client) Watch(ctx context.Context, path string) iter.Seq2[string, error
 				news = state != absent
 				state = absent
 			case errors.Is(err, Transient):
-				news = !waited // else the next request finds out whether this is serious
+				if news = !waited; news { // else the next request finds out whether this is serious
+					state = unknown
+				}
 				c.log().InfoContext(ctx, "watching the metadata server failed", "error", err)
 			default:
 				yield("", err)

@@ -187,6 +187,10 @@ func TestWatchOutage(t *testing.T) {
 		s.set("b")
 		w.up(s.serve)
 		expect(t, seen, "b", 10*time.Second)
+		w.down()
+		expect(t, seen, "transient failure", 5*time.Minute+time.Second)
+		w.up(s.serve)
+		expect(t, seen, "b", 10*time.Second) // it is what it was, but that was not known
 	})
 }
 

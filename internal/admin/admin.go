@@ -35,7 +35,9 @@ type Listener struct {
 // An Instance is one machine that is served.
 type Instance struct {
 	Name     string    `json:"name"`
-	Called   string    `json:"called,omitempty"` // its instance/name, where that is another
+	Called   string    `json:"called,omitempty"`   // its instance/name, where that is another
+	Upstream string    `json:"upstream,omitempty"` // the metadata server whose document it has
+	Trouble  string    `json:"trouble,omitempty"`  // why that is not, or may not be, the one that the server has now
 	Accounts []Account `json:"accounts"`
 	Edits    []string  `json:"edits,omitempty"` // paths changed since the configuration was read
 }

@@ -33,6 +33,7 @@ var imports = map[string]map[string]string{
 		"internal/tree": "times edits of a large document; everything else it measures from outside",
 	},
 	"internal/daemon": {
+		"client":              "watches the metadata server that an instance follows",
 		"internal/admin":      "serves the control API",
 		"internal/config":     "opens what the file describes",
 		"internal/credential": "opens the sources",

@@ -173,6 +173,12 @@ func printStatus(w io.Writer, s admin.Status) error {
 	line("waiting", "%d requests", s.Hanging)
 	for _, i := range s.Instances {
 		line("instance", "%s", named(i))
+		if i.Upstream != "" {
+			line("", "has the document of %s", i.Upstream)
+		}
+		if i.Trouble != "" {
+			line("", "NOT up to date: %s", i.Trouble)
+		}
 		for _, a := range i.Accounts {
 			line("", "%s (%s)", a.Email, strings.Join(a.Aliases, ", "))
 			for _, scope := range a.Scopes {

@@ -171,10 +171,16 @@ func named(i admin.Instance) string {
 func banner(w io.Writer, s admin.Status) {
 	for _, i := range s.Instances {
 		who := "no service account"
+		if i.Upstream != "" {
+			who = "the account it has there"
+		}
 		for _, a := range i.Accounts {
 			if len(i.Accounts) == 1 || slices.Contains(a.Aliases, "default") {
 				who = a.Email
 			}
+		}
+		if i.Upstream != "" {
+			who += ", with what " + i.Upstream + " says of it"
 		}
 		fmt.Fprintf(w, "serving %s as %s\n", named(i), who)
 	}

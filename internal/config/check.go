@@ -51,6 +51,7 @@ var checks = map[string]func(string) error{
 		}
 		return nil
 	},
+	"upstream": func(s string) error { _, err := credential.MetadataServer(s); return err },
 	"url": func(s string) error {
 		u, err := url.Parse(s)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -130,7 +131,11 @@ func (d *decoder) check(c *Config) {
 	}
 	for i := range c.Instances {
 		instances = append(instances, c.Instances[i].Name)
-		d.accounts(join("instances", c.Instances[i].Name)+".accounts", c, &c.Instances[i])
+		path := join("instances", c.Instances[i].Name)
+		if c.Instances[i].Metadata != "" && c.Instances[i].Upstream != "" {
+			d.at(path, "has metadata and upstream; the document is that of a file or that of another server, so keep one")
+		}
+		d.accounts(path+".accounts", c, &c.Instances[i])
 	}
 	if len(c.Listen) == 0 && d.sound("listen") {
 		d.at("listen", "needs at least one listener")

@@ -76,12 +76,13 @@ type Limits struct {
 // An Instance is a machine to be served.
 type Instance struct {
 	Name          string      `yaml:",key"`
-	Metadata      string      `yaml:"metadata" is:"file"` // a document; "": the built-in one
-	Set           []tree.Edit `yaml:"set"`                // on top of the document, in order
+	Metadata      string      `yaml:"metadata" is:"file"`     // a document; "": the built-in one
+	Upstream      string      `yaml:"upstream" is:"upstream"` // another metadata server whose document it has; "": none
+	Set           []tree.Edit `yaml:"set"`                    // on top of the document, in order
 	OSLogin       string      `yaml:"oslogin" is:"file"`
 	Created       time.Time   `yaml:"created"` // zero: of the built-in instance
 	EnforceScopes bool        `yaml:"enforce_scopes"`
-	Accounts      []Account   `yaml:"accounts"` // none: those of the document, served by the offline issuer
+	Accounts      []Account   `yaml:"accounts"` // none: those of the document, served by the offline issuer or by Upstream
 }
 
 // An Account is a service account of an instance. Its key in the file is

@@ -99,6 +99,13 @@ func (c *Client) withTLS(change func(*tls.Config)) *Client {
 	return &Client{Transport: t, UserAgent: c.UserAgent, Log: c.Log}
 }
 
+// Near makes requests to metadata servers: without a proxy, since none leads to
+// them.
+func (c *Client) Near() http.RoundTripper {
+	c.start()
+	return c.near.Transport
+}
+
 // turn waits until nobody else calls that host; done ends the turn. A large
 // client of metadata servers does the same: they are slow with many at once.
 func (c *Client) turn(ctx context.Context, host string) (done func(), err error) {

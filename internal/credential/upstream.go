@@ -48,15 +48,19 @@ func (c *Upstream) validate() error {
 }
 
 // base is the address without a path.
-func (c *Upstream) base() (string, error) {
-	address := c.Address
+func (c *Upstream) base() (string, error) { return MetadataServer(c.Address) }
+
+// MetadataServer returns scheme and host of a metadata server, whose address is
+// given as that of an Upstream is.
+func MetadataServer(given string) (string, error) {
+	address := given
 	if !strings.Contains(address, "://") {
 		address = "http://" + address
 	}
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || u.Scheme != "http" && u.Scheme != "https":
-		return "", fmt.Errorf("address %q is not of the form HOST:PORT or https://HOST:PORT", c.Address)
+		return "", fmt.Errorf("address %q is not of the form HOST:PORT or https://HOST:PORT", given)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		return "", fmt.Errorf("address of %s has more than a host and a port; remove the rest", u.Host)
 	}

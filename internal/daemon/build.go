@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
@@ -31,6 +32,7 @@ type plan struct {
 type planned struct {
 	fleet.Instance // without its store
 	document       *tree.Tree
+	follower       *follower // of an instance whose document is that of another server; nil of others
 }
 
 // plan opens sources and builds documents. It reports all that is wrong, an
@@ -63,7 +65,10 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 		p.Created = fleet.BuiltinCreated
 	}
 	doc := fleet.Builtin()
-	if i.Metadata != "" {
+	switch {
+	case i.Upstream != "":
+		doc = nobody()
+	case i.Metadata != "":
 		data, err := readFile(i.Metadata, tree.MaxDocument)
 		if err != nil {
 			return p, err
@@ -80,11 +85,8 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	if len(i.Accounts) == 0 {
 		p.Others = d.others
 	}
-	if doc, err = fleet.Document(doc, accounts...); err != nil {
-		return p, err
-	}
 	var edits []tree.Edit
-	if i.Metadata == "" {
+	if i.Metadata == "" && i.Upstream == "" {
 		edits = append(edits, moved(doc, i.Name, who)...)
 	}
 	if i.OSLogin != "" {
@@ -101,15 +103,41 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	if d.issuesCertificates() {
 		edits = append(edits, tree.Edit{Path: "instance/credentials/mds-client-certificate", Value: tree.Live("client-certificate")})
 	}
-	if doc, err = doc.With(edits...); err == nil {
-		doc, err = doc.With(i.Set...)
+	dress := func(doc *tree.Tree) (_ *tree.Tree, err error) {
+		if i.Upstream == "" || len(accounts) > 0 {
+			if doc, err = fleet.Document(doc, accounts...); err != nil {
+				return nil, err
+			}
+		}
+		if doc, err = doc.With(edits...); err == nil {
+			doc, err = doc.With(i.Set...)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("set: %w", err)
+		}
+		return doc, nil
 	}
-	if err != nil {
-		return p, fmt.Errorf("set: %w", err)
+	if p.document, err = dress(doc); err != nil || i.Upstream == "" {
+		return p, err
 	}
-	p.document = doc
+	if p.follower, err = d.follow(i.Name, i.Upstream, dress); err != nil {
+		return p, fmt.Errorf("upstream: %w", err)
+	}
+	p.Absent = p.follower.absent
+	if len(i.Accounts) == 0 {
+		p.Others = s.mints(p.follower)
+	}
 	return p, nil
 }
+
+// nobody is the document of a machine of which nothing is known yet.
+var nobody = sync.OnceValue(func() *tree.Tree {
+	doc, err := tree.Parse([]byte(`{"instance":{},"project":{}}`))
+	if err != nil {
+		panic(err)
+	}
+	return doc
+})
 
 // moved gives the built-in machine the name of the instance, and moves it to
 // the project of its key, if that is known.
@@ -187,7 +215,9 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 
 // others is the source of an account that the configuration does not name.
 func (d *Daemon) others(email string) token.Source {
-	return d.cache.Source("offline "+email, d.issuer.Source(email))
+	id := "offline " + email
+	source, identity := d.issuer.Source(email), credential.Identity{Email: email, Steps: []string{"offline issuer"}}
+	return &opened{d.cache.Source(id, source), offline, identity, id}
 }
 
 // serve makes the plan what is served, and closes the sources of the one
@@ -206,9 +236,19 @@ func (d *Daemon) show(p *plan) *sources {
 	var routes []fleet.Route
 	instances := make([]*fleet.Instance, len(p.instances))
 	byName := map[string]*fleet.Instance{}
+	followers := map[string]*follower{}
 	for k, planned := range p.instances {
 		i := planned.Instance
-		if old := d.byName[i.Name]; old != nil {
+		var parts map[string]string
+		if before := d.followers[i.Name]; before != nil {
+			known := before.retire() // from here on the store is not its own
+			if f := planned.follower; f != nil && f.address == before.address {
+				parts = known
+			}
+		}
+		if old := d.byName[i.Name]; old != nil && planned.follower != nil {
+			i.Metadata = old.Metadata // who waits does so until there is a document
+		} else if old != nil {
 			i.Metadata = old.Metadata
 			for _, e := range i.Metadata.SetBase(planned.document) {
 				d.log.Warn("an edit made while running does not fit the new document and is dropped", "instance", i.Name, "path", e.Path)
@@ -217,6 +257,11 @@ func (d *Daemon) show(p *plan) *sources {
 			i.Metadata = tree.NewStore(planned.document)
 		}
 		instances[k], byName[i.Name] = &i, &i
+		if f := planned.follower; f != nil {
+			f.start(d.base, i.Metadata, parts)
+			followers[i.Name] = f
+			p.sources.closers = append(p.sources.closers, f)
+		}
 	}
 	for _, r := range p.routes {
 		routes = append(routes, fleet.Route{Listener: r.Listener, Host: r.Host, Local: r.Local, Source: r.Source, Instance: byName[r.Instance]})
@@ -224,7 +269,7 @@ func (d *Daemon) show(p *plan) *sources {
 	if len(p.routes) == 0 && len(instances) > 0 {
 		routes = append(routes, fleet.Route{Instance: instances[0]})
 	}
-	d.instances, d.byName = instances, byName
+	d.instances, d.byName, d.followers = instances, byName, followers
 	d.router.Set(routes...)
 	d.server.SetHosts(p.hosts...)
 	old := d.opened

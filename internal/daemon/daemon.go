@@ -70,7 +70,8 @@ type Daemon struct {
 	rejected  error // why the configuration on disk is not in use
 	instances []*fleet.Instance
 	byName    map[string]*fleet.Instance
-	opened    *sources // of the instances
+	followers map[string]*follower // by instance
+	opened    *sources             // of the instances
 	ready     bool
 }
 
@@ -326,6 +327,9 @@ func (d *Daemon) Status() admin.Status {
 	}
 	for _, i := range d.instances {
 		shown := admin.Instance{Name: i.Name, Accounts: []admin.Account{}}
+		if f := d.followers[i.Name]; f != nil {
+			shown.Upstream, shown.Trouble = f.address, f.state()
+		}
 		if called, _ := nameOf(i); called != i.Name {
 			shown.Called = called
 		}
@@ -357,11 +361,17 @@ func (d *Daemon) health() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		d.mu.Lock()
-		ready := d.ready
+		ready, followers := d.ready, d.followers
 		d.mu.Unlock()
 		if !ready {
 			http.Error(w, "starting or stopping", http.StatusServiceUnavailable)
 			return
+		}
+		for name, f := range followers {
+			if f.absent() != nil {
+				http.Error(w, "instance "+name+" has no document yet: its metadata server has not answered", http.StatusServiceUnavailable)
+				return
+			}
 		}
 		fmt.Fprintln(w, "ok")
 	})

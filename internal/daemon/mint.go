@@ -80,7 +80,16 @@ func uses(c *config.Config, source string) (email string, scopes []string, used 
 // whoami mints for each account of an instance, as a workload would.
 func whoami(ctx context.Context, instance *fleet.Instance) []admin.Minted {
 	minted := []admin.Minted{}
-	for _, a := range instance.Accounts {
+	accounts := instance.Accounts
+	if len(accounts) == 0 { // those of the document, whatever it is by now
+		for _, a := range fleet.Accounts(instance.Metadata.Tree()) {
+			if known := instance.Account(a.Email); known != nil {
+				a.Source = known.Source
+				accounts = append(accounts, a)
+			}
+		}
+	}
+	for _, a := range accounts {
 		m := a.Source.(*opened).mint(ctx, a.Scopes)
 		m.Instance, m.Account, m.Aliases = instance.Name, a.Email, a.Aliases
 		minted = append(minted, m)

@@ -29,6 +29,9 @@ type Instance struct {
 	// EnforceScopes makes the scopes parameter of the token endpoint binding,
 	// as the attribute enable-access-token-enforce-scopes does.
 	EnforceScopes bool
+	// Absent says why the document is not there yet, as an error of a
+	// Resolver; nil, and a nil error: it is.
+	Absent func() error
 }
 
 // Account returns the account of an e-mail that the document shows, or nil.

@@ -31,6 +31,11 @@ func (r *Router) Resolve(_ context.Context, c *Caller, a Ask) (*Instance, error)
 	if routes := r.routes.Load(); routes != nil {
 		for i := range *routes {
 			if route := &(*routes)[i]; route.fits(c, a.Host) {
+				if i := route.Instance; i == nil || i.Absent == nil {
+					return i, nil
+				} else if err := i.Absent(); err != nil {
+					return nil, err
+				}
 				return route.Instance, nil
 			}
 		}
