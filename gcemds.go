@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/server"
@@ -39,6 +40,22 @@ type Request = token.Request
 
 // A Token is what a Source mints.
 type Token = token.Token
+
+// A Federation is the Source of a program that can prove who it is to another
+// identity provider: it exchanges what Subject returns for access tokens of
+// Google, by workload or workforce identity federation. Those are of a federated
+// principal, and there are no ID tokens of one; an Impersonation over it has
+// both kinds, of a service account. Its fields must not change once it is used.
+type Federation = exchange.Federation
+
+// An Impersonation is the Source of a service account that the identity of
+// another Source may impersonate. Its fields must not change once it is used.
+type Impersonation = exchange.Impersonation
+
+// A GoogleClient is how a Federation or an Impersonation calls Google. The
+// default is one for all, with the proxy of the environment; it has 10 s for a
+// token, with all tries.
+type GoogleClient = exchange.Client
 
 // An Error from a Source decides what the workload is told; any other error
 // reads "unavailable" there.
@@ -136,7 +153,13 @@ func New(o Options) (*Server, error) {
 		if a.Source == nil {
 			a.Source = iss.Source(a.Email)
 		}
-		a.Source = s.cache.Source(fmt.Sprintf("%d %s", i, a.Email), a.Source)
+		id := fmt.Sprintf("%d %s", i, a.Email)
+		if over, ok := a.Source.(*Impersonation); ok && over.Via != nil { // its caller's token is good for many of the target's
+			cached := *over
+			cached.Via = s.cache.Source("caller of "+id, over.Via)
+			a.Source = &cached
+		}
+		a.Source = s.cache.Source(id, a.Source)
 		owned[i] = a
 	}
 	if doc, err = fleet.Document(doc, owned...); err != nil {

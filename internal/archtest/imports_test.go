@@ -37,6 +37,7 @@ var imports = map[string]map[string]string{
 		"internal/admin":      "serves the control API",
 		"internal/config":     "opens what the file describes",
 		"internal/credential": "opens the sources",
+		"internal/exchange":   "gives all sources one client",
 		"internal/fleet":      "builds the instances and the routes",
 		"internal/issuer":     "serves the keys of the offline issuer",
 		"internal/journal":    "logs and counts what happened",
@@ -47,11 +48,12 @@ var imports = map[string]map[string]string{
 
 	// What people import.
 	"": {
-		"internal/fleet":  "an embedded server has an instance with accounts",
-		"internal/issuer": "tokens without a key or a network are the default",
-		"internal/server": "answers the requests",
-		"internal/token":  "the embedding program gives a token source",
-		"internal/tree":   "the document that is served",
+		"internal/exchange": "federation and impersonation, for programs that have a subject token and no file",
+		"internal/fleet":    "an embedded server has an instance with accounts",
+		"internal/issuer":   "tokens without a key or a network are the default",
+		"internal/server":   "answers the requests",
+		"internal/token":    "the embedding program gives a token source",
+		"internal/tree":     "the document that is served",
 	},
 	"client": {},
 	"client/tokenprovider": {
@@ -81,9 +83,13 @@ var imports = map[string]map[string]string{
 		"internal/tree":       "what the file sets on a document is a tree.Edit",
 	},
 	"internal/credential": {
-		"internal/issuer": "the offline issuer is a kind of credential",
-		"internal/token":  "every credential opens as a token.Source",
-		"internal/tpm":    "the key of a credential may be in a TPM",
+		"internal/exchange": "all kinds that ask Google share the calls",
+		"internal/issuer":   "the offline issuer is a kind of credential",
+		"internal/token":    "every credential opens as a token.Source",
+		"internal/tpm":      "the key of a credential may be in a TPM",
+	},
+	"internal/exchange": {
+		"internal/token": "a federation and an impersonation are token sources, and errors have its kinds",
 	},
 	"internal/fleet": {
 		"internal/token": "an account mints from a source",

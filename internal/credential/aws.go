@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -30,10 +31,10 @@ type aws struct {
 	region, credentials, session string // addresses of the instance metadata; may be empty
 	verification                 string // with {region}
 	audience                     string
-	client                       *Client
+	client                       *exchange.Client
 }
 
-func newAWS(s credentialSource, audience string, allow bool, c *Client) (*aws, error) {
+func newAWS(s credentialSource, audience string, allow bool, c *exchange.Client) (*aws, error) {
 	if s.EnvironmentID != "aws1" {
 		return nil, fmt.Errorf("environment_id is %.20q, only aws1 is known", s.EnvironmentID)
 	}
@@ -45,7 +46,7 @@ func newAWS(s credentialSource, audience string, allow bool, c *Client) (*aws, e
 		if address == "" {
 			continue
 		}
-		if err := checkEndpoint(strings.Replace(address, "http://", "https://", 1)); err != nil {
+		if err := exchange.CheckEndpoint(strings.Replace(address, "http://", "https://", 1)); err != nil {
 			return nil, fmt.Errorf("%s: %w", field, err)
 		}
 		if u, _ := url.Parse(address); !allow && !onLink(u.Hostname()) {
@@ -103,24 +104,24 @@ func (m *imds) get(ctx context.Context, field, address string) (string, error) {
 		return "", &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("the environment does not say, and %s is missing", field)}
 	}
 	if m.session != "" && m.token == "" {
-		r, err := m.client.do(ctx, call{
-			what: "AWS instance metadata", method: "PUT", address: m.session, field: "imdsv2_session_token_url", near: true,
-			header: map[string]string{"X-aws-ec2-metadata-token-ttl-seconds": "300"},
+		r, err := m.client.Do(ctx, exchange.Call{
+			What: "AWS instance metadata", Method: "PUT", Address: m.session, Field: "imdsv2_session_token_url", Near: true,
+			Header: map[string]string{"X-aws-ec2-metadata-token-ttl-seconds": "300"},
 		})
 		if err != nil {
 			return "", err
 		}
-		m.token = strings.TrimSpace(string(r.body))
+		m.token = strings.TrimSpace(string(r.Body))
 	}
-	c := call{what: "AWS instance metadata", address: address, field: field, near: true}
+	c := exchange.Call{What: "AWS instance metadata", Address: address, Field: field, Near: true}
 	if m.token != "" {
-		c.header = map[string]string{"X-aws-ec2-metadata-token": m.token}
+		c.Header = map[string]string{"X-aws-ec2-metadata-token": m.token}
 	}
-	r, err := m.client.do(ctx, c)
+	r, err := m.client.Do(ctx, c)
 	if err != nil {
 		return "", err
 	}
-	return strings.TrimSpace(string(r.body)), nil
+	return strings.TrimSpace(string(r.Body)), nil
 }
 
 func (m *imds) findRegion(ctx context.Context) (string, error) {
@@ -128,14 +129,14 @@ func (m *imds) findRegion(ctx context.Context) (string, error) {
 	if region == "" {
 		zone, err := m.get(ctx, "region_url", m.region)
 		if err != nil {
-			return "", about("region (AWS_REGION is not set)", err)
+			return "", exchange.About("region (AWS_REGION is not set)", err)
 		}
 		region = zone[:max(0, len(zone)-1)] // us-east-2b is in us-east-2
 	}
 	if region == "" || len(region) > 64 || strings.ContainsFunc(region, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-')
 	}) {
-		return "", &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("%.64q is no region of AWS", redact(region))}
+		return "", &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("%.64q is no region of AWS", exchange.Redact(region))}
 	}
 	return region, nil
 }
@@ -155,7 +156,7 @@ func (m *imds) findKeys(ctx context.Context) (awsKeys, error) {
 	const unset = "keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set)"
 	role, err := m.get(ctx, "url", m.credentials)
 	if err != nil {
-		return keys, about(unset, err)
+		return keys, exchange.About(unset, err)
 	}
 	role, _, _ = strings.Cut(role, "\n")
 	if role == "" || len(role) > 128 {
@@ -163,7 +164,7 @@ func (m *imds) findKeys(ctx context.Context) (awsKeys, error) {
 	}
 	data, err := m.get(ctx, "url", strings.TrimSuffix(m.credentials, "/")+"/"+url.PathEscape(role))
 	if err != nil {
-		return keys, about(unset, err)
+		return keys, exchange.About(unset, err)
 	}
 	keys = awsKeys{}
 	if json.Unmarshal([]byte(data), &keys) != nil || keys.ID == "" || keys.Secret == "" {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -84,7 +85,7 @@ func TestExternalAWS(t *testing.T) {
 		"region_url": metadata.URL + "/zone", "url": metadata.URL + "/keys", "imdsv2_session_token_url": metadata.URL + "/token",
 	}
 	source := func(fields map[string]any) Config {
-		return Config{External: &External{File: google.file(t, map[string]any{"subject_token_type": typeAWS, "credential_source": fields})}}
+		return Config{External: &External{File: google.file(t, map[string]any{"subject_token_type": exchange.TypeAWS, "credential_source": fields})}}
 	}
 	check := func(region, key, session string) {
 		t.Helper()
@@ -109,8 +110,8 @@ func TestExternalAWS(t *testing.T) {
 			!strings.HasPrefix(headers["Authorization"], "AWS4-HMAC-SHA256 Credential="+key+"/") || !strings.Contains(headers["Authorization"], "/"+region+"/sts/") {
 			t.Errorf("the subject token is %s, want that of %s in %s", text, key, region)
 		}
-		if got := google.form.Get("subject_token_type"); got != typeAWS {
-			t.Errorf("subject_token_type = %s, want %s", got, typeAWS)
+		if got := google.form.Get("subject_token_type"); got != exchange.TypeAWS {
+			t.Errorf("subject_token_type = %s, want %s", got, exchange.TypeAWS)
 		}
 	}
 

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -90,15 +91,14 @@ func TestExternalCertificate(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(google.Certificate())
 	env := func() Env {
-		transport := newTransport()
-		transport.TLSClientConfig.RootCAs = roots
-		return Env{Client: &Client{Transport: transport}}
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+		return Env{Client: &exchange.Client{Transport: transport}}
 	}
 	key, leaf := authority.leaf(t, "first", time.Now().Add(time.Hour))
 	config, certFile, keyFile := x509Files(t, leaf, key)
 	file := func(source map[string]any) string {
 		return google.file(t, map[string]any{
-			"subject_token_type": typeCertificate, "service_account_impersonation_url": google.robotURL(),
+			"subject_token_type": exchange.TypeCertificate, "service_account_impersonation_url": google.robotURL(),
 			"credential_source": map[string]any{"certificate": source},
 		})
 	}

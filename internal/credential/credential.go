@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -133,11 +134,11 @@ func (c Config) Needs() []string {
 
 // An Env is what sources share. Its zero value opens what needs nobody else.
 type Env struct {
-	Client    *Client        // for calls upstream; nil: one of its own
-	Endpoints Endpoints      // where Google is
-	Issuer    *issuer.Issuer // for the kind of that name
-	Email     string         // of the account, for a credential that can be any
-	Log       *slog.Logger   // nil: silent
+	Client    *exchange.Client // for calls upstream; nil: one of its own
+	Endpoints Endpoints        // where Google is
+	Issuer    *issuer.Issuer   // for the kind of that name
+	Email     string           // of the account, for a credential that can be any
+	Log       *slog.Logger     // nil: silent
 
 	// Header marks the calls to other metadata servers, so that our own
 	// refuses them; nil: there is none.
@@ -160,17 +161,16 @@ type Endpoints struct {
 	IAMCredentials string `yaml:"iamcredentials,omitempty" is:"url"` // without /v1 and what follows
 }
 
-func (e Endpoints) token() string { return cmp.Or(e.Token, "https://oauth2.googleapis.com/token") }
-func (e Endpoints) sts() string   { return cmp.Or(e.STS, "https://sts.googleapis.com/v1/token") }
+func (e Endpoints) token() string { return cmp.Or(e.Token, exchange.GoogleToken) }
 func (e Endpoints) iam() string {
-	return strings.TrimSuffix(cmp.Or(e.IAMCredentials, "https://iamcredentials.googleapis.com"), "/")
+	return strings.TrimSuffix(cmp.Or(e.IAMCredentials, exchange.GoogleIAM), "/")
 }
 
-func (e Env) client() *Client {
+func (e Env) client() *exchange.Client {
 	if e.Client != nil {
 		return e.Client
 	}
-	return &Client{Log: e.Log}
+	return &exchange.Client{Log: e.Log}
 }
 
 func (e Env) log() *slog.Logger {

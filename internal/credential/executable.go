@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -109,7 +110,7 @@ func (e *executable) subject(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("what it printed is not an answer: %w", err)}
 	case !a.Success:
-		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("it says: %s", redact(a.Code+" "+a.Message))}
+		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("it says: %s", exchange.Redact(a.Code+" "+a.Message))}
 	case a.expired(time.Now()):
 		return "", &token.Error{Kind: token.Unavailable, Err: errors.New("it printed a token that has already expired")}
 	}
@@ -124,7 +125,7 @@ func (e *executable) kept() (string, error) {
 		return "", nil
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSubject+1))
+	data, err := io.ReadAll(io.LimitReader(f, exchange.MaxSubject+1))
 	if err != nil || len(bytes.TrimSpace(data)) == 0 {
 		return "", nil
 	}
@@ -157,14 +158,14 @@ func (e *executable) run(ctx context.Context) ([]byte, error) {
 		return nil, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("it ended with %s", exit.ProcessState)}
 	case errors.As(err, &exit): // it may have said why
 	case err != nil:
-		return nil, &token.Error{Kind: token.Misconfigured, Err: redacted(err)}
+		return nil, &token.Error{Kind: token.Misconfigured, Err: exchange.Redacted(err)}
 	}
 	out := &stdout
 	if out.Len() == 0 {
 		out = &stderr
 	}
-	if out.Len() > maxSubject {
-		return nil, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("it printed more than %d bytes", maxSubject)}
+	if out.Len() > exchange.MaxSubject {
+		return nil, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("it printed more than %d bytes", exchange.MaxSubject)}
 	}
 	return out.Bytes(), nil
 }
@@ -174,7 +175,7 @@ func (e *executable) run(ctx context.Context) ([]byte, error) {
 type bounded struct{ bytes.Buffer }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxSubject + 1 - b.Len(); room > 0 {
+	if room := exchange.MaxSubject + 1 - b.Len(); room > 0 {
 		b.Buffer.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
@@ -206,11 +207,11 @@ func parseExecutable(data []byte, kept bool) (*executableAnswer, error) {
 		return nil, errors.New("it has neither success nor a code and a message")
 	case !a.Success:
 		return a, nil
-	case a.Type != typeJWT && a.Type != typeIDToken && a.Type != typeSAML:
-		return nil, fmt.Errorf("its token_type is %.60q, not that of a JWT, an ID token or SAML", redact(a.Type))
-	case a.Type == typeSAML && (a.SAML == "" || a.ID != ""):
+	case a.Type != exchange.TypeJWT && a.Type != exchange.TypeIDToken && a.Type != exchange.TypeSAML:
+		return nil, fmt.Errorf("its token_type is %.60q, not that of a JWT, an ID token or SAML", exchange.Redact(a.Type))
+	case a.Type == exchange.TypeSAML && (a.SAML == "" || a.ID != ""):
 		return nil, errors.New("a SAML token belongs into saml_response alone")
-	case a.Type != typeSAML && (a.ID == "" || a.SAML != ""):
+	case a.Type != exchange.TypeSAML && (a.ID == "" || a.SAML != ""):
 		return nil, errors.New("the token belongs into id_token alone")
 	case kept && a.Expiry == 0:
 		return nil, errors.New("expiration_time is missing, which an output file needs")

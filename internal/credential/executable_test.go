@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -61,7 +62,7 @@ func TestExternalExecutable(t *testing.T) {
 	t.Setenv("GCE_METADATA_HOST", "127.0.0.1:1")
 	google := newCloud(t).start()
 	subject := jwtUntil(time.Now().Add(time.Minute))
-	good := fmt.Sprintf(`{"version":1,"success":true,"token_type":%q,"id_token":%q,"expiration_time":%d}`, typeIDToken, subject, time.Now().Add(time.Minute).Unix())
+	good := fmt.Sprintf(`{"version":1,"success":true,"token_type":%q,"id_token":%q,"expiration_time":%d}`, exchange.TypeIDToken, subject, time.Now().Add(time.Minute).Unix())
 	for name, tc := range map[string]struct {
 		prints string
 		args   string
@@ -70,24 +71,24 @@ func TestExternalExecutable(t *testing.T) {
 	}{
 		"an ID token":         {good, "", 0, ""},
 		"to stderr":           {good, " stderr", 0, ""},
-		"SAML":                {`{"version":1,"success":true,"token_type":"` + typeSAML + `","saml_response":"PHNhbWw+"}`, "", 0, ""},
+		"SAML":                {`{"version":1,"success":true,"token_type":"` + exchange.TypeSAML + `","saml_response":"PHNhbWw+"}`, "", 0, ""},
 		"a refusal":           {`{"version":1,"success":false,"code":"401","message":"not you, eyJhbGciOi.eyJpc3Mi.c2ln"}`, "", token.Denied, "it says: 401 not you, [redacted]"},
-		"an expired token":    {`{"version":1,"success":true,"token_type":"` + typeJWT + `","id_token":"planted","expiration_time":1}`, "", token.Unavailable, "already expired"},
-		"an expired JWT":      {fmt.Sprintf(`{"version":1,"success":true,"token_type":%q,"id_token":%q}`, typeJWT, jwtUntil(time.Unix(1, 0))), "", token.Unavailable, "has expired"},
+		"an expired token":    {`{"version":1,"success":true,"token_type":"` + exchange.TypeJWT + `","id_token":"planted","expiration_time":1}`, "", token.Unavailable, "already expired"},
+		"an expired JWT":      {fmt.Sprintf(`{"version":1,"success":true,"token_type":%q,"id_token":%q}`, exchange.TypeJWT, jwtUntil(time.Unix(1, 0))), "", token.Unavailable, "has expired"},
 		"no JSON":             {"planted", "", token.Misconfigured, "it is not JSON"},
 		"another version":     {`{"version":2,"success":true,"id_token":"planted"}`, "", token.Misconfigured, "version is 2"},
 		"neither":             {`{"version":1}`, "", token.Misconfigured, "neither success nor"},
 		"an unknown type":     {`{"version":1,"success":true,"token_type":"eyJplanted.x.y","id_token":"planted"}`, "", token.Misconfigured, "token_type"},
-		"SAML in a wrong way": {`{"version":1,"success":true,"token_type":"` + typeSAML + `","id_token":"planted"}`, "", token.Misconfigured, "saml_response"},
-		"both":                {`{"version":1,"success":true,"token_type":"` + typeJWT + `","id_token":"planted","saml_response":"planted"}`, "", token.Misconfigured, "id_token alone"},
-		"too much":            {strings.Repeat("p", maxSubject+1), "", token.Misconfigured, "more than 65536 bytes"},
+		"SAML in a wrong way": {`{"version":1,"success":true,"token_type":"` + exchange.TypeSAML + `","id_token":"planted"}`, "", token.Misconfigured, "saml_response"},
+		"both":                {`{"version":1,"success":true,"token_type":"` + exchange.TypeJWT + `","id_token":"planted","saml_response":"planted"}`, "", token.Misconfigured, "id_token alone"},
+		"too much":            {strings.Repeat("p", exchange.MaxSubject+1), "", token.Misconfigured, "more than 65536 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := textFile(t, tc.prints)
 			command := self(t) + "  print-subject-token " + path + tc.args
-			typ := typeIDToken
-			if strings.Contains(tc.prints, typeSAML) {
-				typ = typeSAML
+			typ := exchange.TypeIDToken
+			if strings.Contains(tc.prints, exchange.TypeSAML) {
+				typ = exchange.TypeSAML
 			}
 			config := External{AllowExecutable: true, Env: []string{"GCEMDS_TEST_WANTED"}, File: google.file(t, map[string]any{
 				"subject_token_type": typ, "service_account_impersonation_url": google.robotURL(),
@@ -150,7 +151,7 @@ func TestExternalExecutable(t *testing.T) {
 func TestOutputFile(t *testing.T) {
 	subject := "planted-subject"
 	answer := func(success bool, expiry int64) string {
-		data, _ := json.Marshal(map[string]any{"version": 1, "success": success, "code": "1", "token_type": typeSAML, "saml_response": subject, "expiration_time": expiry})
+		data, _ := json.Marshal(map[string]any{"version": 1, "success": success, "code": "1", "token_type": exchange.TypeSAML, "saml_response": subject, "expiration_time": expiry})
 		return string(data)
 	}
 	future := time.Now().Add(time.Minute).Unix()
@@ -189,8 +190,8 @@ func TestOutputFile(t *testing.T) {
 }
 
 func FuzzParseExecutable(f *testing.F) {
-	f.Add([]byte(`{"version":1,"success":true,"token_type":"`+typeJWT+`","id_token":"a.b.c","expiration_time":1}`), true)
-	f.Add([]byte(`{"version":1,"success":true,"token_type":"`+typeSAML+`","saml_response":"a"}`), false)
+	f.Add([]byte(`{"version":1,"success":true,"token_type":"`+exchange.TypeJWT+`","id_token":"a.b.c","expiration_time":1}`), true)
+	f.Add([]byte(`{"version":1,"success":true,"token_type":"`+exchange.TypeSAML+`","saml_response":"a"}`), false)
 	f.Add([]byte(`{"version":1,"success":false,"code":"401","message":"no"}`), false)
 	f.Fuzz(func(t *testing.T, data []byte, kept bool) {
 		a, err := parseExecutable(data, kept)

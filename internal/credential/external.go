@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -168,7 +169,7 @@ func parseExternal(data []byte) (*externalFile, error) {
 		return nil, fmt.Errorf("audience is %.200q, not the full name of a provider: //iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER", f.Audience)
 	case f.UserProject != "" && !workforce:
 		return nil, errors.New("workforce_pool_user_project is for workforce pools, but the audience is not one of them")
-	case life != 0 && (life < 1 || life > maxLifetime.Seconds()):
+	case life != 0 && (life < 1 || life > exchange.MaxLifetime.Seconds()):
 		return nil, fmt.Errorf("service_account_impersonation.token_lifetime_seconds is %v, not between 1 and 43200", life)
 	case f.ClientSecret != "" && f.ClientID == "":
 		return nil, errors.New("field client_id is missing, but there is a client_secret")
@@ -196,13 +197,13 @@ func (c *External) load(data []byte, env Env) (token.Source, Identity, error) {
 	if universe != googleUniverse && !c.AllowCustomEndpoints {
 		return nil, Identity{}, fmt.Errorf("universe_domain is %.100q, not Google's; if that is meant, say allow_custom_endpoints: true", universe)
 	}
-	fed := Federation{
+	fed := exchange.Federation{
 		Audience:         f.Audience,
 		SubjectTokenType: f.SubjectTokenType,
 		TokenURL:         cmp.Or(env.Endpoints.STS, f.TokenURL),
 		UserProject:      f.UserProject,
 		ClientID:         f.ClientID,
-		clientSecret:     f.ClientSecret,
+		ClientSecret:     f.ClientSecret,
 	}
 	if fed.TokenURL == "" {
 		fed.TokenURL = "https://sts." + universe + "/v1/token"
@@ -223,7 +224,9 @@ func (c *External) load(data []byte, env Env) (token.Source, Identity, error) {
 	if err := c.subject(f, target, &fed, &env); err != nil {
 		return nil, Identity{}, fmt.Errorf("credential_source: %w", err)
 	}
-	s, id := fed.Source(env)
+	fed.Client = env.client()
+	var s token.Source = &fed
+	id := Identity{Steps: fed.Steps()}
 	if target != nil {
 		s, id = target.overAt(address, s, id, env)
 	}
@@ -232,7 +235,7 @@ func (c *External) load(data []byte, env Env) (token.Source, Identity, error) {
 
 // subject sets the subject of fed, and the client of env where the subject is
 // a certificate.
-func (c *External) subject(f *externalFile, target *Impersonate, fed *Federation, env *Env) (err error) {
+func (c *External) subject(f *externalFile, target *Impersonate, fed *exchange.Federation, env *Env) (err error) {
 	kind, err := f.Source.kind()
 	if err != nil {
 		return err
@@ -272,7 +275,7 @@ func (c *External) subject(f *externalFile, target *Impersonate, fed *Federation
 		if err != nil {
 			return err
 		}
-		env.Client = env.client().withTLS(cert.configure)
+		env.Client = env.client().WithTLS(cert.configure)
 		fed.Subject, fed.Holder = cert.subject, "certificate in "+cert.certFile
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -92,7 +93,7 @@ func (c *cloud) file(t testing.TB, change map[string]any) string {
 	fields := map[string]any{
 		"type":               "external_account",
 		"audience":           provider,
-		"subject_token_type": typeJWT,
+		"subject_token_type": exchange.TypeJWT,
 		"token_url":          c.URL + "/v1/token",
 	}
 	maps.Copy(fields, change)
@@ -130,7 +131,7 @@ func mint(t testing.TB, config Config, env Env, req token.Request) (token.Token,
 	var log bytes.Buffer
 	env.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if env.Client == nil {
-		env.Client = &Client{Log: env.Log}
+		env.Client = &exchange.Client{Log: env.Log}
 	}
 	source, id, err := config.Open(t.Context(), env)
 	var got token.Token
@@ -186,8 +187,8 @@ func TestExternal(t *testing.T) {
 		"url":                {change: map[string]any{"credential_source": map[string]any{"url": provide.URL, "headers": headers}}},
 		"url with a format":  {change: map[string]any{"credential_source": map[string]any{"url": provide.URL + "/json", "headers": headers, "format": format}}},
 		"another type of token": {
-			change: map[string]any{"credential_source": map[string]any{"file": textFile(t, "PHNhbWw+")}, "subject_token_type": typeSAML},
-			form:   url.Values{"subject_token": {"PHNhbWw+"}, "subject_token_type": {typeSAML}},
+			change: map[string]any{"credential_source": map[string]any{"file": textFile(t, "PHNhbWw+")}, "subject_token_type": exchange.TypeSAML},
+			form:   url.Values{"subject_token": {"PHNhbWw+"}, "subject_token_type": {exchange.TypeSAML}},
 		},
 		"workforce with a project": {
 			change: map[string]any{"credential_source": file, "audience": workforce, "workforce_pool_user_project": "456"},
@@ -199,15 +200,15 @@ func TestExternal(t *testing.T) {
 		},
 		"impersonation": {
 			change: map[string]any{"credential_source": file, "service_account_impersonation_url": toRobot},
-			form:   url.Values{"scope": {cloudPlatform}}, called: `generateAccessToken {"lifetime":"3600s","scope":["a","b"]}`, email: robot,
+			form:   url.Values{"scope": {exchange.CloudPlatform}}, called: `generateAccessToken {"lifetime":"3600s","scope":["a","b"]}`, email: robot,
 		},
 		"impersonation for longer": {
 			change: map[string]any{"credential_source": file, "service_account_impersonation_url": toRobot, "service_account_impersonation": map[string]any{"token_lifetime_seconds": 7200}},
-			form:   url.Values{"scope": {cloudPlatform}}, called: `generateAccessToken {"lifetime":"7200s","scope":["a","b"]}`, email: robot,
+			form:   url.Values{"scope": {exchange.CloudPlatform}}, called: `generateAccessToken {"lifetime":"7200s","scope":["a","b"]}`, email: robot,
 		},
 		"ID token by impersonation": {
 			change: map[string]any{"credential_source": file, "service_account_impersonation_url": toRobot}, req: token.Request{Audience: "https://service.example"},
-			form: url.Values{"scope": {cloudPlatform}}, called: `generateIdToken {"audience":"https://service.example","includeEmail":true}`, email: robot,
+			form: url.Values{"scope": {exchange.CloudPlatform}}, called: `generateIdToken {"audience":"https://service.example","includeEmail":true}`, email: robot,
 		},
 		"ID token of nobody": {
 			change: map[string]any{"credential_source": file}, req: token.Request{Audience: "https://service.example"},
@@ -240,8 +241,8 @@ func TestExternal(t *testing.T) {
 				t.Errorf("Mint = %q for %v, want %q for an hour", got.Value, life, want)
 			}
 			form := url.Values{
-				"grant_type": {grantExchange}, "requested_token_type": {typeAccessToken}, "audience": {provider},
-				"scope": {"a b"}, "subject_token": {subject}, "subject_token_type": {typeJWT},
+				"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "requested_token_type": {exchange.TypeAccessToken}, "audience": {provider},
+				"scope": {"a b"}, "subject_token": {subject}, "subject_token_type": {exchange.TypeJWT},
 			}
 			maps.Copy(form, tc.form)
 			if diff := cmp.Diff(form, google.form); diff != "" {
@@ -375,7 +376,7 @@ func TestSubjectRefused(t *testing.T) {
 		case "/redirect":
 			http.Redirect(w, r, "/", http.StatusFound)
 		case "/long":
-			io.WriteString(w, strings.Repeat("p", maxReply+1))
+			io.WriteString(w, strings.Repeat("p", 1<<20+1))
 		default:
 			io.WriteString(w, "<html>planted")
 		}
@@ -391,7 +392,7 @@ func TestSubjectRefused(t *testing.T) {
 		"no file":          {map[string]any{"file": gone}, token.Unavailable, gone},
 		"empty":            {map[string]any{"file": textFile(t, "\n")}, token.Unavailable, "it is empty"},
 		"no JWT":           {map[string]any{"file": textFile(t, "planted")}, token.Misconfigured, "it is no JWT"},
-		"long":             {map[string]any{"file": textFile(t, strings.Repeat("p", maxSubject+1))}, token.Unavailable, "longer than 65536 bytes"},
+		"long":             {map[string]any{"file": textFile(t, strings.Repeat("p", exchange.MaxSubject+1))}, token.Unavailable, "longer than 65536 bytes"},
 		"no JSON":          {map[string]any{"file": textFile(t, "planted"), "format": format}, token.Unavailable, "not a JSON object"},
 		"no field":         {map[string]any{"file": textFile(t, `{"other":"planted"}`), "format": format}, token.Unavailable, "no text in field value"},
 		"a number":         {map[string]any{"file": textFile(t, `{"value":7}`), "format": format}, token.Unavailable, "no text in field value"},
@@ -430,14 +431,14 @@ func TestExchangeFails(t *testing.T) {
 		"expires_in 0":    {answer{200, "", `{"access_token":"ya29.x","expires_in":0}`}, token.Unavailable, "expires_in"},
 		"no expires_in":   {answer{200, "", `{"access_token":"ya29.x"}`}, token.Unavailable, "expires_in"},
 		"12 KiB":          {answer{200, "", `{"access_token":"` + strings.Repeat("x", 12288) + `","expires_in":3599}`}, 0, ""},
-		"too long":        {answer{200, "", `{"access_token":"` + strings.Repeat("x", maxValue+1) + `","expires_in":3599}`}, token.Unavailable, "longer than"},
-		"body of a MiB":   {answer{200, "", strings.Repeat(" ", maxReply+1)}, token.Unavailable, "longer than 1048576 bytes"},
+		"too long":        {answer{200, "", `{"access_token":"` + strings.Repeat("x", exchange.MaxValue+1) + `","expires_in":3599}`}, token.Unavailable, "longer than"},
+		"body of a MiB":   {answer{200, "", strings.Repeat(" ", 1<<20+1)}, token.Unavailable, "longer than 1048576 bytes"},
 		"not even a body": {answer{200, "", ""}, token.Unavailable, "not a JSON object"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
+			c := &exchange.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
 			path := jsonFile(t, map[string]any{
-				"type": "external_account", "audience": provider, "subject_token_type": typeJWT,
+				"type": "external_account", "audience": provider, "subject_token_type": exchange.TypeJWT,
 				"credential_source": map[string]any{"file": textFile(t, jwtUntil(time.Now().Add(time.Minute)))},
 			})
 			_, _, err := mint(t, Config{External: &External{File: path}}, Env{Client: c}, access)
@@ -456,7 +457,7 @@ func TestSubjectRotates(t *testing.T) {
 	google := newCloud(t).start()
 	path := textFile(t, "planted-1")
 	source, _, err := Config{External: &External{File: google.file(t, map[string]any{
-		"subject_token_type": typeSAML, "credential_source": map[string]any{"file": path},
+		"subject_token_type": exchange.TypeSAML, "credential_source": map[string]any{"file": path},
 	})}}.Open(t.Context(), Env{})
 	if err != nil {
 		t.Fatal(err)
@@ -480,20 +481,20 @@ func TestFederation(t *testing.T) {
 	google := newCloud(t).start()
 	asked := 0
 	var failure error
-	source, id := Federation{
+	source := &exchange.Federation{
 		Audience: provider, TokenURL: google.URL + "/v1/token", Holder: "token of the cluster",
 		Subject: func(context.Context) (string, error) {
 			asked++
 			return jwtUntil(time.Now().Add(time.Minute)), failure
 		},
-	}.Source(Env{})
+	}
 	for range 2 {
 		if got, err := source.Mint(t.Context(), access); err != nil || got.Value != "ya29.federated" {
 			t.Errorf("Mint = %v, %v", got, err)
 		}
 	}
-	if asked != 2 || google.form.Get("subject_token_type") != typeJWT || len(id.Steps) != 2 {
-		t.Errorf("asked %d times for %s, steps %v, want 2 times for a JWT, and 2 steps", asked, google.form.Get("subject_token_type"), id.Steps)
+	if asked != 2 || google.form.Get("subject_token_type") != exchange.TypeJWT || len(source.Steps()) != 2 {
+		t.Errorf("asked %d times for %s, steps %v, want 2 times for a JWT, and 2 steps", asked, google.form.Get("subject_token_type"), source.Steps())
 	}
 	failure = &token.Error{Kind: token.Throttled, RetryAfter: time.Minute, Err: errors.New("slow down")}
 	_, err := source.Mint(t.Context(), access)
@@ -531,7 +532,7 @@ func FuzzParseExternal(f *testing.F) {
 		`{"environment_id":"aws1","region_url":"http://169.254.169.254/r","url":"http://169.254.169.254/k","regional_cred_verification_url":"https://sts.{region}.amazonaws.com?Action=GetCallerIdentity"}`,
 		`{"certificate":{"use_default_certificate_config":true}}`,
 	} {
-		f.Add([]byte(`{"type":"external_account","audience":"` + provider + `","subject_token_type":"` + typeJWT + `","token_url":"https://sts.googleapis.com/v1/token","credential_source":` + source + `}`))
+		f.Add([]byte(`{"type":"external_account","audience":"` + provider + `","subject_token_type":"` + exchange.TypeJWT + `","token_url":"https://sts.googleapis.com/v1/token","credential_source":` + source + `}`))
 	}
 	f.Add([]byte(`{"type":"external_account","audience":"` + workforce + `","subject_token_type":"x","workforce_pool_user_project":"1","service_account_impersonation_url":"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@b.c:generateAccessToken","service_account_impersonation":{"token_lifetime_seconds":1e300}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -546,7 +547,7 @@ func FuzzParseExternal(f *testing.F) {
 		if file.Source.Certificate == nil && file.Source.Executable == nil { // those read files of the machine
 			c.load(data, Env{})
 		}
-		if target, address, err := impersonationOf(file.ImpersonationURL, googleUniverse, false, Env{}); err == nil && (!isAccount(target.Target) || !strings.HasSuffix(hostOf(address), googleUniverse) && !loopback(strings.Split(hostOf(address), ":")[0])) {
+		if target, address, err := impersonationOf(file.ImpersonationURL, googleUniverse, false, Env{}); err == nil && (!isAccount(target.Target) || !strings.HasSuffix(hostOf(address), googleUniverse) && !exchange.Loopback(strings.Split(hostOf(address), ":")[0])) {
 			t.Errorf("target %q at %q was accepted", target.Target, address)
 		}
 	})

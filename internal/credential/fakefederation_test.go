@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -59,7 +60,7 @@ func TestFakeGoogleFederation(t *testing.T) {
 		return textFile(t, jwt)
 	}
 	external := func(change map[string]any) Config {
-		fields := map[string]any{"type": "external_account", "audience": pool + "oidc", "subject_token_type": typeJWT,
+		fields := map[string]any{"type": "external_account", "audience": pool + "oidc", "subject_token_type": exchange.TypeJWT,
 			"token_url": "https://sts.googleapis.com/v1/token", "credential_source": map[string]any{"file": ci("https:" + pool + "oidc")}}
 		for name, value := range change {
 			fields[name] = value
@@ -71,7 +72,7 @@ func TestFakeGoogleFederation(t *testing.T) {
 	gdc := Config{GDCH: &GDCH{Audience: "https://api.gdc.example", File: jsonFile(t, map[string]any{
 		"type": "gdch_service_account", "format_version": "1", "project": "my-project", "name": "robot", "private_key_id": "key-1",
 		"private_key": pemOf(t, ec), "token_uri": g.url + "/token"})}}
-	email := token.Request{Scopes: []string{cloudPlatform, "https://www.googleapis.com/auth/userinfo.email"}}
+	email := token.Request{Scopes: []string{exchange.CloudPlatform, "https://www.googleapis.com/auth/userinfo.email"}}
 	for _, c := range []struct {
 		name   string
 		config Config
@@ -83,8 +84,8 @@ func TestFakeGoogleFederation(t *testing.T) {
 		{"no such provider", external(map[string]any{"audience": pool + "gone"}), access, "disabled, deleted or misspelt"},
 		{"impersonation", external(toRobot), email, ""},
 		{"ID token", external(toRobot), token.Request{Audience: "https://service.example"}, ""},
-		{"AWS", external(map[string]any{"audience": pool + "aws", "subject_token_type": typeAWS, "credential_source": map[string]any{"environment_id": "aws1", "regional_cred_verification_url": callerIdentity}}), access, ""},
-		{"SAML of people", external(map[string]any{"audience": workforce, "subject_token_type": typeSAML, "client_id": "id", "client_secret": "se/cret",
+		{"AWS", external(map[string]any{"audience": pool + "aws", "subject_token_type": exchange.TypeAWS, "credential_source": map[string]any{"environment_id": "aws1", "regional_cred_verification_url": callerIdentity}}), access, ""},
+		{"SAML of people", external(map[string]any{"audience": workforce, "subject_token_type": exchange.TypeSAML, "client_id": "id", "client_secret": "se/cret",
 			"credential_source": map[string]any{"file": textFile(t, "PHNhbWw+")}}), access, ""},
 		{"login", Config{User: &User{File: loginFile(t, "", map[string]any{"client_secret": "secret", "refresh_token": "first"})}}, access, ""},
 		{"login that is gone", Config{User: &User{File: loginFile(t, "", map[string]any{"client_secret": "secret", "refresh_token": "other"})}}, access, "log in again"},

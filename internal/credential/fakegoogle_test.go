@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -33,7 +34,7 @@ func newFakeGoogle(t *testing.T) *fakeGoogle {
 		{
 			Email: targetAccount, LongLived: true,
 			Grants:     map[string][]string{"roles/iam.serviceAccountTokenCreator": {"serviceAccount:" + robot}},
-			DomainWide: &issuer.DomainWide{Subjects: []string{"@example.com"}, Scopes: []string{cloudPlatform}},
+			DomainWide: &issuer.DomainWide{Subjects: []string{"@example.com"}, Scopes: []string{exchange.CloudPlatform}},
 		},
 		{Email: "locked@my-project.iam.gserviceaccount.com", DomainWide: &issuer.DomainWide{}},
 	}}})
@@ -71,7 +72,7 @@ func TestFakeGoogle(t *testing.T) {
 		i.Target, i.Via = targetAccount, "robot"
 		return Config{Impersonate: &i}
 	}
-	access, id := token.Request{Scopes: []string{cloudPlatform, "https://www.googleapis.com/auth/userinfo.email"}}, token.Request{Audience: "https://service.example"}
+	access, id := token.Request{Scopes: []string{exchange.CloudPlatform, "https://www.googleapis.com/auth/userinfo.email"}}, token.Request{Audience: "https://service.example"}
 	for name, c := range map[string]struct {
 		config Config
 		req    token.Request
@@ -83,7 +84,7 @@ func TestFakeGoogle(t *testing.T) {
 		"impersonation":          {as(Impersonate{}), access, targetAccount, time.Hour},
 		"impersonation, 12 h":    {as(Impersonate{Lifetime: 12 * time.Hour}), access, targetAccount, 12 * time.Hour},
 		"impersonation, ID":      {as(Impersonate{}), id, targetAccount, time.Hour},
-		"impersonation, subject": {as(Impersonate{Subject: "ann@example.com"}), token.Request{Scopes: []string{cloudPlatform}}, "", time.Hour}, // without an e-mail scope
+		"impersonation, subject": {as(Impersonate{Subject: "ann@example.com"}), token.Request{Scopes: []string{exchange.CloudPlatform}}, "", time.Hour}, // without an e-mail scope
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := g.mint(t, c.config, c.req)
@@ -154,7 +155,7 @@ func TestFakeGoogleFails(t *testing.T) {
 			if err := g.SetKnobs(c.knobs); err != nil {
 				t.Fatal(err)
 			}
-			got, err := g.mint(t, c.config, token.Request{Scopes: []string{cloudPlatform}})
+			got, err := g.mint(t, c.config, token.Request{Scopes: []string{exchange.CloudPlatform}})
 			if c.says == "" {
 				if err != nil {
 					t.Errorf("Mint = %v, want a token", err)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -64,7 +65,7 @@ func (c *GDCH) open(_ context.Context, env Env) (token.Source, Identity, error) 
 		for _, cert := range certs {
 			pool.AddCert(cert)
 		}
-		s.client = env.client().withTLS(func(config *tls.Config) { config.RootCAs = pool })
+		s.client = env.client().WithTLS(func(config *tls.Config) { config.RootCAs = pool })
 	}
 	return s, Identity{ProjectID: f.Project, Steps: []string{"key in " + c.File, "token endpoint " + hostOf(f.TokenURI)}}, nil
 }
@@ -91,7 +92,7 @@ func parseGDCH(data []byte) (*gdchFile, *ecdsa.PrivateKey, error) {
 	if f.Version != "" && f.Version != "1" {
 		return nil, nil, fmt.Errorf("format_version is %.20q, only 1 is known", f.Version)
 	}
-	if err := checkEndpoint(f.TokenURI); err != nil {
+	if err := exchange.CheckEndpoint(f.TokenURI); err != nil {
 		return nil, nil, fmt.Errorf("token_uri: %w", err)
 	}
 	block, _ := pem.Decode([]byte(f.PrivateKey))
@@ -114,14 +115,14 @@ type gdchSource struct {
 	file     gdchFile // without the key
 	key      *ecdsa.PrivateKey
 	audience string
-	client   *Client
+	client   *exchange.Client
 }
 
 // Mint implements token.Source. Tokens of a GDC have no scopes.
 func (s *gdchSource) Mint(ctx context.Context, req token.Request) (token.Token, error) {
 	t, err := s.mint(ctx, req)
 	if err != nil {
-		return token.Token{}, about("key of "+s.account(), err)
+		return token.Token{}, exchange.About("key of "+s.account(), err)
 	}
 	return t, nil
 }
@@ -134,18 +135,18 @@ func (s *gdchSource) mint(ctx context.Context, req token.Request) (token.Token, 
 	if req.Audience != "" {
 		return token.Token{}, &token.Error{Kind: token.Unsupported, Err: errors.New("a Google Distributed Cloud has no ID tokens")}
 	}
-	a := newAssertion(s.account(), s.file.TokenURI, time.Now())
+	a := exchange.NewAssertion(s.account(), s.file.TokenURI, time.Now())
 	a.Subject = a.Issuer
 	jwt, err := s.sign(a)
 	if err != nil {
 		return token.Token{}, err
 	}
-	r, err := s.client.post(ctx, call{
-		what: "token endpoint", address: s.file.TokenURI, field: "token_uri",
-		body: map[string]string{
+	r, err := s.client.Post(ctx, exchange.Call{
+		What: "token endpoint", Address: s.file.TokenURI, Field: "token_uri",
+		Body: map[string]string{
 			"grant_type":           "urn:ietf:params:oauth:token-type:token-exchange", // sic
 			"audience":             s.audience,
-			"requested_token_type": typeAccessToken,
+			"requested_token_type": exchange.TypeAccessToken,
 			"subject_token":        jwt,
 			"subject_token_type":   "urn:k8s:params:oauth:token-type:serviceaccount",
 		},
@@ -153,16 +154,16 @@ func (s *gdchSource) mint(ctx context.Context, req token.Request) (token.Token, 
 	if err != nil {
 		return token.Token{}, err
 	}
-	t, err := r.accessToken()
+	t, err := r.AccessToken()
 	if err != nil {
-		return token.Token{}, about(r.from, err)
+		return token.Token{}, exchange.About(r.From, err)
 	}
 	return t, nil
 }
 
 // sign returns the assertion as a JWT with ES256 (RFC 7518 section 3.4), which
 // no other endpoint of Google's takes.
-func (s *gdchSource) sign(a assertion) (string, error) {
+func (s *gdchSource) sign(a exchange.Assertion) (string, error) {
 	head, err := json.Marshal(map[string]string{"alg": "ES256", "typ": "JWT", "kid": s.file.KeyID})
 	if err != nil {
 		return "", err

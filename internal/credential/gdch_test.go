@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -74,7 +75,7 @@ func TestGDCH(t *testing.T) {
 		delete(body, "subject_token")
 		if diff := cmp.Diff(map[string]string{
 			"grant_type": "urn:ietf:params:oauth:token-type:token-exchange", "audience": "https://api.gdc.example",
-			"requested_token_type": typeAccessToken, "subject_token_type": "urn:k8s:params:oauth:token-type:serviceaccount",
+			"requested_token_type": exchange.TypeAccessToken, "subject_token_type": "urn:k8s:params:oauth:token-type:serviceaccount",
 		}, body); diff != "" {
 			t.Errorf("the body (-want +got):\n%s", diff)
 		}

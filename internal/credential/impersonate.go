@@ -2,7 +2,6 @@ package credential
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -45,11 +45,6 @@ type Impersonate struct {
 	AllowExecutable      bool   `yaml:"allow_executable,omitempty"`
 }
 
-const (
-	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
-	maxLifetime   = 12 * time.Hour
-)
-
 func (c *Impersonate) validate() error {
 	var faults []error
 	switch {
@@ -73,7 +68,7 @@ func (c *Impersonate) validate() error {
 			faults = append(faults, fmt.Errorf("delegate %q is not the e-mail of a service account", d))
 		}
 	}
-	if c.Lifetime != 0 && (c.Lifetime < time.Second || c.Lifetime > maxLifetime) {
+	if c.Lifetime != 0 && (c.Lifetime < time.Second || c.Lifetime > exchange.MaxLifetime) {
 		faults = append(faults, fmt.Errorf("lifetime %v is not between 1s and 12h", c.Lifetime))
 	}
 	if c.Subject != "" && !isEmail(c.Subject) {
@@ -132,19 +127,12 @@ func (c *Impersonate) over(via token.Source, who Identity, env Env) (token.Sourc
 
 // overAt is over, with the address of the target, without a method.
 func (c *Impersonate) overAt(address string, via token.Source, who Identity, env Env) (token.Source, Identity) {
-	life := c.Lifetime
-	if life == 0 {
-		life = time.Hour
-	}
-	s := &impersonation{
-		via: via, target: c.Target, subject: c.Subject, life: life,
-		address:  address,
-		tokenURI: env.Endpoints.token(),
-		client:   env.client(),
+	s := &exchange.Impersonation{
+		Via: via, Target: c.Target, Delegates: c.Delegates, Subject: c.Subject, Lifetime: c.Lifetime,
+		Address: address, TokenURL: env.Endpoints.token(), Client: env.client(),
 	}
 	steps := who.Steps
 	for _, d := range c.Delegates {
-		s.delegates = append(s.delegates, delegatePrefix+d)
 		steps = append(steps[:len(steps):len(steps)], "delegate "+d)
 	}
 	steps = append(steps[:len(steps):len(steps)], "impersonate "+c.Target)
@@ -156,128 +144,4 @@ func (c *Impersonate) overAt(address string, via token.Source, who Identity, env
 		id.Email, id.UniqueID = "", c.Target
 	}
 	return s, id
-}
-
-// An impersonation asks IAM for the tokens of its target.
-type impersonation struct {
-	via             token.Source
-	target, subject string
-	delegates       []string
-	life            time.Duration
-	address         string // of the target, without the method
-	tokenURI        string // for assertions of a subject
-	client          *Client
-}
-
-// Mint implements token.Source.
-func (s *impersonation) Mint(ctx context.Context, req token.Request) (token.Token, error) {
-	t, err := s.mint(ctx, req)
-	if err != nil {
-		return token.Token{}, about("impersonate "+s.target, err)
-	}
-	return t, nil
-}
-
-func (s *impersonation) mint(ctx context.Context, req token.Request) (token.Token, error) {
-	switch {
-	case req.Audience != "" && s.subject != "":
-		return token.Token{}, &token.Error{Kind: token.Unsupported, Err: errors.New("there are no ID tokens for a subject")}
-	case req.Audience == "" && len(req.Scopes) == 0:
-		return token.Token{}, &token.Error{Kind: token.InvalidRequest, Err: errors.New("an access token needs at least one scope")}
-	}
-	// Whatever is asked for, the caller of IAM needs cloud-platform.
-	caller, err := s.via.Mint(ctx, token.Request{Scopes: []string{cloudPlatform}})
-	switch {
-	case err != nil:
-		return token.Token{}, about("token of the caller", err)
-	case req.Audience != "":
-		return s.identity(ctx, caller, req.Audience)
-	case s.subject != "":
-		return s.delegated(ctx, caller, req.Scopes)
-	}
-	return s.access(ctx, caller, req.Scopes)
-}
-
-// iam calls a method on the target.
-func (s *impersonation) iam(ctx context.Context, caller token.Token, method string, body, answer any) (*reply, error) {
-	r, err := s.client.post(ctx, call{
-		what: "IAM credentials", address: s.address + ":" + method, field: "endpoints.iamcredentials",
-		body: body, header: map[string]string{"Authorization": "Bearer " + caller.Value},
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := r.decode(answer); err != nil {
-		return nil, about(r.from, err)
-	}
-	return r, nil
-}
-
-func (s *impersonation) access(ctx context.Context, caller token.Token, scopes []string) (token.Token, error) {
-	var answer struct {
-		Value  string    `json:"accessToken"`
-		Expiry time.Time `json:"expireTime"`
-	}
-	body := map[string]any{"scope": scopes, "lifetime": fmt.Sprintf("%ds", int(s.life/time.Second))}
-	if len(s.delegates) > 0 {
-		body["delegates"] = s.delegates
-	}
-	r, err := s.iam(ctx, caller, "generateAccessToken", body, &answer)
-	if err != nil {
-		return token.Token{}, err
-	}
-	if err := checkValue("accessToken", answer.Value); err != nil {
-		return token.Token{}, about(r.from, err)
-	}
-	if answer.Expiry.IsZero() {
-		return token.Token{}, about(r.from, malformed("the answer does not say when the token expires (expireTime)"))
-	}
-	return r.dated(answer.Value, answer.Expiry, "access token")
-}
-
-func (s *impersonation) identity(ctx context.Context, caller token.Token, audience string) (token.Token, error) {
-	var answer struct {
-		Value string `json:"token"`
-	}
-	body := map[string]any{"audience": audience, "includeEmail": true}
-	if len(s.delegates) > 0 {
-		body["delegates"] = s.delegates
-	}
-	r, err := s.iam(ctx, caller, "generateIdToken", body, &answer)
-	if err != nil {
-		return token.Token{}, err
-	}
-	if err := checkValue("token", answer.Value); err != nil {
-		return token.Token{}, about(r.from, err)
-	}
-	expiry, err := expiryOf(answer.Value)
-	if err != nil {
-		return token.Token{}, about(r.from, malformed("the token is no JWT: %w", err))
-	}
-	return r.dated(answer.Value, expiry, "ID token")
-}
-
-// delegated has IAM sign an assertion for the subject, and exchanges it.
-func (s *impersonation) delegated(ctx context.Context, caller token.Token, scopes []string) (token.Token, error) {
-	a := newAssertion(s.target, s.tokenURI, time.Now())
-	a.Subject, a.Scope = s.subject, strings.Join(scopes, " ")
-	payload, err := json.Marshal(a)
-	if err != nil {
-		return token.Token{}, err
-	}
-	var answer struct {
-		JWT string `json:"signedJwt"`
-	}
-	body := map[string]any{"payload": string(payload)}
-	if len(s.delegates) > 0 {
-		body["delegates"] = s.delegates
-	}
-	r, err := s.iam(ctx, caller, "signJwt", body, &answer)
-	if err != nil {
-		return token.Token{}, err
-	}
-	if err := checkValue("signedJwt", answer.JWT); err != nil {
-		return token.Token{}, about(r.from, err)
-	}
-	return sendAssertion(ctx, s.client, s.tokenURI, answer.JWT, false)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -31,7 +32,7 @@ func caller(t *testing.T) func(string) (token.Source, Identity, error) {
 			t.Errorf("source %q was opened, want build", name)
 		}
 		return mintFunc(func(req token.Request) (token.Token, error) {
-			if want := (token.Request{Scopes: []string{cloudPlatform}}); !cmp.Equal(req, want) {
+			if want := (token.Request{Scopes: []string{exchange.CloudPlatform}}); !cmp.Equal(req, want) {
 				t.Errorf("the caller's token was asked for with %+v, want %+v", req, want)
 			}
 			return token.Token{Value: "ya29.caller", Expiry: time.Now().Add(time.Hour)}, nil
@@ -57,8 +58,8 @@ func TestImpersonateCalls(t *testing.T) {
 		want   string
 	}{
 		"access token": {
-			Impersonate{}, token.Request{Scopes: []string{access, cloudPlatform}},
-			map[string]string{"generateAccessToken": `{"scope":["` + access + `","` + cloudPlatform + `"],"lifetime":"3600s"}`},
+			Impersonate{}, token.Request{Scopes: []string{access, exchange.CloudPlatform}},
+			map[string]string{"generateAccessToken": `{"scope":["` + access + `","` + exchange.CloudPlatform + `"],"lifetime":"3600s"}`},
 			"ya29.robot",
 		},
 		"with delegates, for longer": {
@@ -84,7 +85,7 @@ func TestImpersonateCalls(t *testing.T) {
 				body, _ := io.ReadAll(r.Body)
 				if r.URL.Path == "/token" {
 					form, _ := url.ParseQuery(string(body))
-					if form.Get("assertion") != "eyJ.signed.jwt" || form.Get("grant_type") != grantJWT {
+					if form.Get("assertion") != "eyJ.signed.jwt" || form.Get("grant_type") != exchange.GrantJWT {
 						t.Errorf("the token endpoint got %s", body)
 					}
 					calls["token"] = ""
@@ -103,7 +104,7 @@ func TestImpersonateCalls(t *testing.T) {
 					fmt.Fprintf(w, `{"token":%q}`, jwtUntil(expiry))
 				case "signJwt":
 					var asked struct{ Payload string }
-					var claims assertion
+					var claims exchange.Assertion
 					if json.Unmarshal(body, &asked) != nil || json.Unmarshal([]byte(asked.Payload), &claims) != nil ||
 						claims.Subject != "ann@example.com" || claims.Issuer != robot || claims.Scope != access || !strings.HasSuffix(claims.Audience, "/token") {
 						t.Errorf("signJwt got %s", body)
@@ -166,14 +167,14 @@ func TestImpersonateFails(t *testing.T) {
 		"expiry of no form": {200, `{"accessToken":"ya29.planted","expireTime":"soon"}`, token.Unavailable, "not a JSON object"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			c := &exchange.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 				return answer{tc.status, "Retry-After: 3600", tc.body}.response(), nil
 			})}
 			source, _, err := Config{Impersonate: &Impersonate{Target: robot, Via: "build"}}.Open(t.Context(), Env{Client: c, Named: caller(t)})
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = source.Mint(t.Context(), token.Request{Scopes: []string{cloudPlatform}})
+			_, err = source.Mint(t.Context(), token.Request{Scopes: []string{exchange.CloudPlatform}})
 			if err == nil || kindOf(t, err) != tc.kind || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), "impersonate "+robot) || strings.Contains(err.Error(), "planted") {
 				t.Errorf("Mint = %v, want %v with %q, and whom it was for", err, tc.kind, tc.says)
 			}

@@ -8,10 +8,9 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
-
-const delegatePrefix = "projects/-/serviceAccounts/"
 
 // An impersonateFile is the JSON form of an Impersonate and the source below
 // it (section 3.6).
@@ -31,7 +30,7 @@ func parseImpersonate(data []byte) (*impersonateFile, error) {
 		return nil, err
 	}
 	for i, d := range f.Delegates {
-		if f.Delegates[i] = strings.TrimPrefix(d, delegatePrefix); !isAccount(f.Delegates[i]) {
+		if f.Delegates[i] = strings.TrimPrefix(d, exchange.DelegatePrefix); !isAccount(f.Delegates[i]) {
 			return nil, fmt.Errorf("delegates has %.100q, which is not the name of a service account", d)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/gcemds/gcemds/internal/exchange"
 )
 
 // The file of an impersonation has the source below it inside.
@@ -43,7 +45,7 @@ func TestImpersonateFile(t *testing.T) {
 			if err != nil || got.Value != "ya29.robot" {
 				t.Fatalf("Mint = %q, %v, want the robot's token", got.Value, err)
 			}
-			want := `generateAccessToken {"delegates":["projects/-/serviceAccounts/a@p.iam.gserviceaccount.com"],"lifetime":"7200s","scope":["` + cloudPlatform + `"]}`
+			want := `generateAccessToken {"delegates":["projects/-/serviceAccounts/a@p.iam.gserviceaccount.com"],"lifetime":"7200s","scope":["` + exchange.CloudPlatform + `"]}`
 			if called := strings.Join(google.called, "\n"); called != want {
 				t.Errorf("IAM was asked %s, want %s", called, want)
 			}

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/gcemds/gcemds/internal/exchange"
 )
 
 // fileTypes are the types of credential files, what each of them is, and the
@@ -112,4 +115,19 @@ func missingFields(fields ...[2]string) error {
 		return fmt.Errorf("field %s is missing", missing[0])
 	}
 	return fmt.Errorf("fields %s are missing", strings.Join(missing, ", "))
+}
+
+// checkFileEndpoint refuses an address in a credential file that is not of
+// that universe (section 7): such files come from elsewhere, and whoever is
+// asked gets what the account has. Addresses of this machine are its owner's.
+func checkFileEndpoint(field, address, universe string, allow bool) error {
+	if err := exchange.CheckEndpoint(address); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	u, _ := url.Parse(address) // checked
+	host := strings.ToLower(u.Hostname())
+	if allow || exchange.Loopback(host) || host == universe || strings.HasSuffix(host, "."+universe) {
+		return nil
+	}
+	return fmt.Errorf("%s leads to %s, which is not of %s; if that is meant, say allow_custom_endpoints: true", field, host, universe)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -42,7 +43,7 @@ func (c *KeyFile) validate() error {
 		faults = append(faults, errors.New("file is missing: the JSON key of a service account"))
 	}
 	if c.TokenURI != "" {
-		if err := checkEndpoint(c.TokenURI); err != nil {
+		if err := exchange.CheckEndpoint(c.TokenURI); err != nil {
 			faults = append(faults, fmt.Errorf("token_uri: %w", err))
 		}
 	}
@@ -83,7 +84,7 @@ func (c *KeyFile) load(data []byte, env Env) (token.Source, Identity, error) {
 		return nil, Identity{}, err
 	}
 	tokenURI := cmp.Or(c.TokenURI, env.Endpoints.Token, key.tokenURI, env.Endpoints.token())
-	if err := checkEndpoint(tokenURI); err != nil {
+	if err := exchange.CheckEndpoint(tokenURI); err != nil {
 		return nil, Identity{}, fmt.Errorf("token_uri: %w", err)
 	}
 	if key.universe != googleUniverse && c.TokenURI == "" && !c.SelfSigned {

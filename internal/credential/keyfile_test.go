@@ -25,6 +25,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -180,7 +181,7 @@ func openKey(t testing.TB, g *google, config KeyFile) token.Source {
 	if g != nil {
 		config.TokenURI = g.URL + "/token"
 	}
-	source, _, err := Config{KeyFile: &config}.Open(t.Context(), Env{Client: &Client{UserAgent: "gcemds/test"}})
+	source, _, err := Config{KeyFile: &config}.Open(t.Context(), Env{Client: &exchange.Client{UserAgent: "gcemds/test"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func TestKeyFileIDToken(t *testing.T) {
 }
 
 func TestSelfSigned(t *testing.T) {
-	refuse := &Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+	refuse := &exchange.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
 		t.Error("a self-signed token made a call")
 		return nil, http.ErrHandlerTimeout
 	})}
@@ -389,7 +390,7 @@ func BenchmarkKeyFile(b *testing.B) {
 			source := openKey(b, newGoogle(b), config)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := source.Mint(b.Context(), token.Request{Scopes: []string{cloudPlatform}}); err != nil {
+				if _, err := source.Mint(b.Context(), token.Request{Scopes: []string{exchange.CloudPlatform}}); err != nil {
 					b.Fatal(err)
 				}
 			}

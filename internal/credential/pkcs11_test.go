@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -112,8 +113,8 @@ func TestPKCS11(t *testing.T) {
 	dir := softHSM(t)
 	g := newGoogle(t)
 	s := pkcs11Source(t, dir, "pkcs11:token=mds;object=k;id=%01", func(c *PKCS11) { c.TokenURI = g.URL + "/token" })
-	s.client = &Client{UserAgent: "gcemds/test"}
-	if got, err := s.Mint(t.Context(), token.Request{Scopes: []string{cloudPlatform}}); err != nil || got.Value == "" {
+	s.client = &exchange.Client{UserAgent: "gcemds/test"}
+	if got, err := s.Mint(t.Context(), token.Request{Scopes: []string{exchange.CloudPlatform}}); err != nil || got.Value == "" {
 		t.Fatalf("access token = %v, %v, want one", got, err)
 	}
 	if got, err := s.Mint(t.Context(), token.Request{Audience: "https://app.example"}); err != nil || got.Value == "" {

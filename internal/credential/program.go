@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/gcemds/gcemds/internal/exchange"
 )
 
 // A program is a command that the configuration names. It runs without a
@@ -169,10 +171,10 @@ func (t *tail) explain(err error) error {
 	if text == "" {
 		return err
 	}
-	said := redact(text[strings.LastIndexByte(text, '\n')+1:])
+	said := exchange.Redact(text[strings.LastIndexByte(text, '\n')+1:])
 	if len(t.text) > 0 {
 		first, _, _ := strings.Cut(text, "\n")
-		said = redact(first) + " … " + said
+		said = exchange.Redact(first) + " … " + said
 	}
 	return fmt.Errorf("%w: %s", err, said)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -40,7 +41,7 @@ func (c *ServiceAccount) faults() []error {
 		faults = append(faults, errors.New("email is missing: of the service account that has this key, for example robot@my-project.iam.gserviceaccount.com"))
 	}
 	if c.TokenURI != "" {
-		if err := checkEndpoint(c.TokenURI); err != nil {
+		if err := exchange.CheckEndpoint(c.TokenURI); err != nil {
 			faults = append(faults, fmt.Errorf("token_uri: %w", err))
 		}
 	}
@@ -70,7 +71,7 @@ type signingSource struct {
 	tokenURI   string
 	selfSigned bool
 	universe   string // set: the token endpoint of this universe knows no keys
-	client     *Client
+	client     *exchange.Client
 }
 
 func (s *signingSource) steps() []string {
@@ -88,7 +89,7 @@ func (s *signingSource) steps() []string {
 func (s *signingSource) Mint(ctx context.Context, req token.Request) (token.Token, error) {
 	t, err := s.mint(ctx, req)
 	if err != nil {
-		return token.Token{}, about("key of "+s.email, err)
+		return token.Token{}, exchange.About("key of "+s.email, err)
 	}
 	return t, nil
 }
@@ -118,7 +119,7 @@ func (s *signingSource) mint(ctx context.Context, req token.Request) (token.Toke
 		if s.universe != "" {
 			return token.Token{}, &token.Error{Kind: token.Unsupported, Err: fmt.Errorf("no ID tokens in universe %s", s.universe)}
 		}
-		c := newAssertion(s.email, s.tokenURI, now)
+		c := exchange.NewAssertion(s.email, s.tokenURI, now)
 		c.TargetAudience = req.Audience
 		return exchangeAssertion(ctx, s.client, s.tokenURI, s.signer, s.key, c)
 	}
@@ -126,13 +127,24 @@ func (s *signingSource) mint(ctx context.Context, req token.Request) (token.Toke
 		return token.Token{}, &token.Error{Kind: token.InvalidRequest, Err: errors.New("an access token needs at least one scope")}
 	}
 	if s.selfSigned {
-		c := newAssertion(s.email, "", now)
+		c := exchange.NewAssertion(s.email, "", now)
 		c.Subject = s.email
 		c.Scope = strings.Join(req.Scopes, " ")
 		jwt, err := issuer.SignJWT(within(ctx, s.signer), s.key, c)
 		return token.Token{Value: jwt, Expiry: time.Unix(c.Expiry, 0)}, err
 	}
-	c := newAssertion(s.email, s.tokenURI, now)
+	c := exchange.NewAssertion(s.email, s.tokenURI, now)
 	c.Scope = strings.Join(req.Scopes, " ")
 	return exchangeAssertion(ctx, s.client, s.tokenURI, s.signer, s.key, c)
+}
+
+// exchangeAssertion signs the assertion and sends it to the token endpoint,
+// which answers with an ID token if it has a target audience and with an
+// access token if not.
+func exchangeAssertion(ctx context.Context, c *exchange.Client, tokenURI string, signer crypto.Signer, kid string, a exchange.Assertion) (token.Token, error) {
+	jwt, err := issuer.SignJWT(within(ctx, signer), kid, a)
+	if err != nil {
+		return token.Token{}, exchange.About("sign the assertion", err)
+	}
+	return exchange.SendAssertion(ctx, c, tokenURI, jwt, a.TargetAudience != "")
 }

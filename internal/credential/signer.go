@@ -10,6 +10,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -176,7 +177,7 @@ func (s *remoteSigner) ask(ctx context.Context, q signerQuestion, check func(sig
 			return check(a)
 		}
 		kind := refusals[a.Error.Code] // of one that we do not know: unavailable
-		err := &token.Error{Kind: kind, Err: errors.New(redact(a.Error.Message))}
+		err := &token.Error{Kind: kind, Err: errors.New(exchange.Redact(a.Error.Message))}
 		if kind == token.Denied {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -241,7 +242,7 @@ func (l *line) connect(ctx context.Context) (*link, error) {
 		if rest > answerTime {
 			return nil, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("%w (next try in %v)", lost, rest.Round(time.Second))}
 		}
-		if !sleep(ctx, rest) {
+		if !exchange.Sleep(ctx, rest) {
 			return nil, &token.Error{Kind: token.Unavailable, Err: lost}
 		}
 	}

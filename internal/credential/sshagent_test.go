@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -76,7 +77,7 @@ func openAgent(t *testing.T, c SSHAgent) *signingSource {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	source, _, err := c.open(t.Context(), Env{Client: &Client{UserAgent: "gcemds/test"}})
+	source, _, err := c.open(t.Context(), Env{Client: &exchange.Client{UserAgent: "gcemds/test"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func TestSSHAgent(t *testing.T) {
 	c.TokenURI = g.URL + "/token"
 	s := openAgent(t, c)
 	mint := func() error {
-		_, err := s.Mint(t.Context(), token.Request{Scopes: []string{cloudPlatform}})
+		_, err := s.Mint(t.Context(), token.Request{Scopes: []string{exchange.CloudPlatform}})
 		return err
 	}
 	if err := mint(); !isError(err, token.Misconfigured, "the ssh-agent has no key "+c.Fingerprint+"; it has no RSA key; load it with ssh-add, or unlock the agent with ssh-add -X") {
@@ -154,7 +155,7 @@ func TestSSHAgentHangs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	_, err = s.Mint(ctx, token.Request{Scopes: []string{cloudPlatform}})
+	_, err = s.Mint(ctx, token.Request{Scopes: []string{exchange.CloudPlatform}})
 	if took := time.Since(begin); !isError(err, token.Unavailable, "ssh-agent: context deadline exceeded") || took >= answerTime {
 		t.Errorf("an agent that hangs: %v after %v", err, took)
 	}

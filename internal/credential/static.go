@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -172,8 +173,8 @@ func (s *staticSource) read(ref Secret) (string, error) {
 		return "", err
 	}
 	value := strings.TrimSpace(string(data))
-	if checkValue("", value) != nil {
-		return "", fmt.Errorf("the secret %s is no token: it has characters that a token cannot have, or more than %d of them", ref, maxValue)
+	if exchange.CheckValue("", value) != nil {
+		return "", fmt.Errorf("the secret %s is no token: it has characters that a token cannot have, or more than %d of them", ref, exchange.MaxValue)
 	}
 	return value, nil
 }
@@ -185,7 +186,7 @@ func (s *staticSource) readID(ref Secret) (string, idClaims, error) {
 	}
 	claims, err := claimsOf(value)
 	if err == nil {
-		claims.expiry, err = expiryOf(value)
+		claims.expiry, err = exchange.ExpiryOf(value)
 	}
 	if err != nil {
 		return "", idClaims{}, fmt.Errorf("the secret %s is no ID token: %w", ref, err)
@@ -203,7 +204,7 @@ func (s *staticSource) Mint(_ context.Context, req token.Request) (token.Token, 
 	}
 	value, err := s.read(s.AccessToken)
 	if err != nil {
-		return token.Token{}, about("static", err)
+		return token.Token{}, exchange.About("static", err)
 	}
 	now := time.Now()
 	return s.alive("access token", s.AccessToken, token.Token{Value: value, Expiry: s.lives(value, now)}, now)
@@ -226,20 +227,20 @@ func (s *staticSource) identity(audience string) (token.Token, error) {
 		for _, ref := range s.IDTokens {
 			value, claims, err := s.readID(ref)
 			if err != nil {
-				return token.Token{}, about("static", err)
+				return token.Token{}, exchange.About("static", err)
 			}
 			if any || slices.Contains(claims.Audience, audience) {
 				return s.alive("ID token", ref, token.Token{Value: value, Expiry: claims.expiry}, now)
 			}
 		}
 	}
-	return token.Token{}, &token.Error{Kind: token.Unsupported, Err: fmt.Errorf("static: no ID token is for the audience %.200q (any_audience: true hands out another)", redact(audience))}
+	return token.Token{}, &token.Error{Kind: token.Unsupported, Err: fmt.Errorf("static: no ID token is for the audience %.200q (any_audience: true hands out another)", exchange.Redact(audience))}
 }
 
 // lives returns when an access token ends.
 func (s *staticSource) lives(value string, now time.Time) time.Time {
 	at, life, _ := s.expires() // checked
-	exp, err := expiryOf(value)
+	exp, err := exchange.ExpiryOf(value)
 	switch {
 	case life < 0:
 		return now.Add(assumedLife)

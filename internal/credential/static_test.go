@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -86,7 +87,7 @@ func TestStaticIDTokens(t *testing.T) {
 		{Static{AccessToken: a}, "https://a.example", "", token.Unsupported, "there is no ID token"},
 		{Static{IDTokens: []Secret{a}}, "", "", token.Unsupported, "there is no access token"},
 	} {
-		req := token.Request{Audience: tc.audience, Scopes: []string{cloudPlatform}}
+		req := token.Request{Audience: tc.audience, Scopes: []string{exchange.CloudPlatform}}
 		got, id, err := mint(t, Config{Static: &tc.config}, Env{}, req)
 		if tc.says != "" {
 			if err == nil || kindOf(t, err) != tc.kind || !strings.Contains(err.Error(), tc.says) {
@@ -169,7 +170,7 @@ func TestStaticRefused(t *testing.T) {
 		"is not the e-mail":                    {Env: true, Email: "robot"},
 		"is not a number":                      {Env: true, ProjectNumber: "p"},
 		"has an empty entry":                   {IDTokens: []Secret{""}},
-		"is no token":                          {AccessToken: Secret("file:" + textFile(t, strings.Repeat("p", maxValue+1)))},
+		"is no token":                          {AccessToken: Secret("file:" + textFile(t, strings.Repeat("p", exchange.MaxValue+1)))},
 		"three parts":                          {IDTokens: []Secret{Secret("file:" + textFile(t, "planted"))}},
 		"no exp claim":                         {IDTokens: []Secret{Secret("file:" + textFile(t, jwtFor(`{"aud":"a"}`)))}},
 		"not a JSON object":                    {IDTokens: []Secret{Secret("file:" + textFile(t, jwtFor(`{"aud":7,"exp":1}`)))}},

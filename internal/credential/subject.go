@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -48,7 +49,7 @@ func (f subjectFormat) token(data []byte) (string, error) {
 // subjectFile reads a token from a file, anew for each exchange.
 func subjectFile(path string, format subjectFormat) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
-		data, err := readBounded(path, maxSubject)
+		data, err := readBounded(path, exchange.MaxSubject)
 		if err != nil {
 			return "", &token.Error{Kind: token.Unavailable, Err: err}
 		}
@@ -60,19 +61,19 @@ func subjectFile(path string, format subjectFormat) func(context.Context) (strin
 // it might be our own.
 func subjectURL(address string, headers map[string]string, format subjectFormat, env Env) func(context.Context) (string, error) {
 	u, _ := url.Parse(address) // checked
-	c := call{what: "subject token", address: address, field: "credential_source.url", header: headers, near: onLink(u.Hostname())}
-	if c.near {
-		c.header = map[string]string{}
-		maps.Copy(c.header, env.Header)
-		maps.Copy(c.header, headers)
+	c := exchange.Call{What: "subject token", Address: address, Field: "credential_source.url", Header: headers, Near: onLink(u.Hostname())}
+	if c.Near {
+		c.Header = map[string]string{}
+		maps.Copy(c.Header, env.Header)
+		maps.Copy(c.Header, headers)
 	}
 	client := env.client()
 	return func(ctx context.Context) (string, error) {
-		r, err := client.do(ctx, c)
+		r, err := client.Do(ctx, c)
 		if err != nil {
 			return "", err
 		}
-		return format.token(r.body)
+		return format.token(r.Body)
 	}
 }
 
@@ -85,7 +86,7 @@ func checkSubjectURL(field, address string, allow bool) error {
 		u.Scheme = "https" // for the rest of the check
 		address = u.String()
 	}
-	if err := checkEndpoint(address); err != nil {
+	if err := exchange.CheckEndpoint(address); err != nil {
 		return fmt.Errorf("%s: %w", field, err)
 	}
 	return nil
@@ -94,7 +95,7 @@ func checkSubjectURL(field, address string, allow bool) error {
 // onLink reports whether a host is this machine or on the same link, where
 // metadata servers of clouds are.
 func onLink(host string) bool {
-	if loopback(host) || host == "metadata.google.internal" {
+	if exchange.Loopback(host) || host == "metadata.google.internal" {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)

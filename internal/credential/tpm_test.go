@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tpm/swtpm"
@@ -74,7 +75,7 @@ func chip(t *testing.T, config TPMKey) (*swtpm.TPM, *TPM, Env) {
 	if err := c.Import(keyPath(t, keyJSON(t, map[string]any{"token_uri": newGoogle(t).URL + "/token"}))); err != nil {
 		t.Fatal(err)
 	}
-	return s, c, Env{Client: &Client{UserAgent: "gcemds/test"}}
+	return s, c, Env{Client: &exchange.Client{UserAgent: "gcemds/test"}}
 }
 
 // Tokens come from a key that is only in the TPM.
@@ -90,7 +91,7 @@ func TestTPMMints(t *testing.T) {
 	if want := "key 0x81010002 in the TPM"; id.Email != robot || id.ProjectID != "my-project" || len(id.Steps) != 2 || id.Steps[0] != want {
 		t.Errorf("identity %+v, want robot's, beginning with %q", id, want)
 	}
-	req := token.Request{Scopes: []string{cloudPlatform}}
+	req := token.Request{Scopes: []string{exchange.CloudPlatform}}
 	if got, err := source.Mint(t.Context(), req); err != nil || !strings.HasPrefix(got.Value, "ya29.") {
 		t.Errorf("Mint of an access token = %v", err)
 	}
@@ -133,7 +134,7 @@ func TestTPMWrongPassword(t *testing.T) {
 			t.Fatalf("Open shows the TPM a password: %v", err)
 		}
 		return func() error {
-			_, err := source.Mint(t.Context(), token.Request{Scopes: []string{cloudPlatform}})
+			_, err := source.Mint(t.Context(), token.Request{Scopes: []string{exchange.CloudPlatform}})
 			return err
 		}
 	}
@@ -221,7 +222,7 @@ func TestTPMRestricted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, scope := range []string{"a", strings.Repeat("a ", 2000)} {
-		jwt, err := issuer.SignJWT(signer, "", assertion{Issuer: robot, Scope: scope})
+		jwt, err := issuer.SignJWT(signer, "", exchange.Assertion{Issuer: robot, Scope: scope})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tpm"
@@ -228,7 +229,7 @@ func (c *TPM) Check(ctx context.Context, env Env, mint bool) []TPMFinding {
 	if !step("signature", fmt.Sprintf("made and verified in %v", time.Since(begin).Round(time.Millisecond)), err) || !mint {
 		return found
 	}
-	t, err := source.Mint(ctx, token.Request{Scopes: []string{cloudPlatform}})
+	t, err := source.Mint(ctx, token.Request{Scopes: []string{exchange.CloudPlatform}})
 	detail := id.Steps[len(id.Steps)-1]
 	if err == nil {
 		detail += fmt.Sprintf(", good for %v", time.Until(t.Expiry).Round(time.Second))

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -92,7 +93,7 @@ func (c *Upstream) open(_ context.Context, env Env) (token.Source, Identity, err
 type upstreamSource struct {
 	address string // of the account
 	header  map[string]string
-	client  *Client
+	client  *exchange.Client
 }
 
 // Mint implements token.Source.
@@ -108,9 +109,9 @@ func (s *upstreamSource) Mint(ctx context.Context, req token.Request) (token.Tok
 	if err != nil {
 		return token.Token{}, err
 	}
-	t, err := r.accessToken()
+	t, err := r.AccessToken()
 	if err != nil {
-		return token.Token{}, about(r.from, err)
+		return token.Token{}, exchange.About(r.From, err)
 	}
 	return t, nil
 }
@@ -136,33 +137,33 @@ func (s *upstreamSource) identity(ctx context.Context, req token.Request) (token
 	if err != nil {
 		return token.Token{}, err
 	}
-	value := strings.TrimSpace(string(r.body))
+	value := strings.TrimSpace(string(r.Body))
 	if strings.HasPrefix(value, "<") { // the type of ID tokens is text/html, too (protocol, section 5.5)
-		err = malformed("the answer is a web page, not an ID token")
+		err = exchange.Malformed("the answer is a web page, not an ID token")
 	} else {
-		err = checkValue("ID token", value)
+		err = exchange.CheckValue("ID token", value)
 	}
 	if err != nil {
-		return token.Token{}, about(r.from, err)
+		return token.Token{}, exchange.About(r.From, err)
 	}
-	expiry, err := expiryOf(value)
+	expiry, err := exchange.ExpiryOf(value)
 	if err != nil {
-		return token.Token{}, about(r.from, malformed("the ID token is no JWT: %w", err))
+		return token.Token{}, exchange.About(r.From, exchange.Malformed("the ID token is no JWT: %w", err))
 	}
-	t, err := r.dated(value, expiry, "ID token")
+	t, err := r.Dated(value, expiry, "ID token")
 	if err != nil {
-		return token.Token{}, about(r.from, err)
+		return token.Token{}, exchange.About(r.From, err)
 	}
 	return t, nil
 }
 
-func (s *upstreamSource) get(ctx context.Context, address string) (*reply, error) {
-	r, err := s.client.do(ctx, call{what: "metadata server", address: address, field: "address", header: s.header, near: true})
+func (s *upstreamSource) get(ctx context.Context, address string) (*exchange.Reply, error) {
+	r, err := s.client.Do(ctx, exchange.Call{What: "metadata server", Address: address, Field: "address", Header: s.header, Near: true})
 	if err != nil {
 		return nil, err
 	}
-	if r.header.Get("Metadata-Flavor") != "Google" {
-		return nil, about(r.from, &token.Error{Kind: token.Misconfigured, Err: errors.New("the answer has no Metadata-Flavor: Google; is this a metadata server?")})
+	if r.Header.Get("Metadata-Flavor") != "Google" {
+		return nil, exchange.About(r.From, &token.Error{Kind: token.Misconfigured, Err: errors.New("the answer has no Metadata-Flavor: Google; is this a metadata server?")})
 	}
 	return r, nil
 }

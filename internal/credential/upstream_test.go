@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -58,7 +59,7 @@ func TestUpstream(t *testing.T) {
 	}{
 		{Upstream{}, token.Request{}, base + "default/token", ""},
 		{Upstream{}, token.Request{Scopes: []string{"https://a/b", "c"}}, base + "default/token?scopes=https%3A%2F%2Fa%2Fb%2Cc", ""},
-		{Upstream{Account: robot}, access, base + robot + "/token?scopes=" + url.QueryEscape(cloudPlatform), robot},
+		{Upstream{Account: robot}, access, base + robot + "/token?scopes=" + url.QueryEscape(exchange.CloudPlatform), robot},
 		{Upstream{}, token.Request{Audience: "https://s?a=b&c"}, base + "default/identity?audience=https%3A%2F%2Fs%3Fa%3Db%26c", ""},
 		{Upstream{}, token.Request{Audience: "a", Claims: `{"email":"a@b.c"}`}, base + "default/identity?audience=a", ""},
 		{Upstream{}, token.Request{Audience: "a", Claims: full}, base + "default/identity?audience=a&format=full", ""},
@@ -79,7 +80,7 @@ func TestUpstream(t *testing.T) {
 	}
 
 	// One call at a time for all sources that share a client, and so a host.
-	client := &Client{}
+	client := &exchange.Client{}
 	var wg sync.WaitGroup
 	for _, account := range []string{"default", robot} {
 		source, _, err := Config{Upstream: &Upstream{Address: metadata.URL, Account: account}}.Open(t.Context(), Env{Client: client, Header: map[string]string{"Gcemds-Server": "mark"}})
@@ -98,7 +99,9 @@ func TestUpstream(t *testing.T) {
 }
 
 func TestUpstreamFails(t *testing.T) {
-	flavored := func(status int, body string) answer { return answer{status, "Metadata-Flavor: Google", body} }
+	flavored := func(status int, body string) answer {
+		return answer{status, "Metadata-Flavor: Google", body}
+	}
 	for name, tc := range map[string]struct {
 		answer   answer
 		identity bool
@@ -119,10 +122,10 @@ func TestUpstreamFails(t *testing.T) {
 		"expired, ID token":  {flavored(200, jwtUntil(time.Unix(1, 0))), true, token.Clock, "already expired"},
 		"without an end":     {flavored(200, `{"access_token":"ya29.x","token_type":"Bearer"}`), false, token.Unavailable, "expires_in"},
 		"12 KiB":             {flavored(200, `{"access_token":"`+strings.Repeat("x", 12288)+`","expires_in":1}`), false, 0, ""},
-		"more than a MiB":    {flavored(200, strings.Repeat("x", maxReply+1)), false, token.Unavailable, "longer than 1048576"},
+		"more than a MiB":    {flavored(200, strings.Repeat("x", 1<<20+1)), false, token.Unavailable, "longer than 1048576"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
+			c := &exchange.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
 			req := access
 			if tc.identity {
 				req = token.Request{Audience: "a"}

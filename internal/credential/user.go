@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -145,7 +146,7 @@ type userSource struct {
 	config    *User
 	read      func() ([]byte, error)
 	endpoints Endpoints
-	client    *Client
+	client    *exchange.Client
 	log       *slog.Logger
 	slot      chan struct{} // who has it may use the refresh token
 }
@@ -195,7 +196,7 @@ func (s *userSource) login() (*userFile, error) {
 func (s *userSource) Mint(ctx context.Context, req token.Request) (token.Token, error) {
 	t, err := s.mint(ctx, req)
 	if err != nil {
-		return token.Token{}, about("login in "+s.config.path(), err)
+		return token.Token{}, exchange.About("login in "+s.config.path(), err)
 	}
 	return t, nil
 }
@@ -237,30 +238,30 @@ func (s *userSource) changed(was string) bool {
 // refresh asks for an access token, and keeps the refresh token that may come
 // with it.
 func (s *userSource) refresh(ctx context.Context, f *userFile, refresh string) (token.Token, error) {
-	c := call{
-		what: "token endpoint", address: f.TokenURL, field: "token_uri",
-		form: url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}},
+	c := exchange.Call{
+		What: "token endpoint", Address: f.TokenURL, Field: "token_uri",
+		Form: url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}},
 	}
 	if f.workforce() {
-		c.field = "token_url"
-		c.header = map[string]string{"Authorization": basic(f.ClientID, f.ClientSecret)}
+		c.Field = "token_url"
+		c.Header = map[string]string{"Authorization": exchange.Basic(f.ClientID, f.ClientSecret)}
 	} else {
-		c.form.Set("client_id", f.ClientID)
-		c.form.Set("client_secret", f.ClientSecret)
+		c.Form.Set("client_id", f.ClientID)
+		c.Form.Set("client_secret", f.ClientSecret)
 	}
-	r, err := s.client.post(ctx, c)
+	r, err := s.client.Post(ctx, c)
 	if err != nil {
 		return token.Token{}, err
 	}
 	var answer struct {
 		Refresh string `json:"refresh_token"`
 	}
-	if json.Unmarshal(r.body, &answer) == nil && f.workforce() && answer.Refresh != "" && answer.Refresh != refresh {
+	if json.Unmarshal(r.Body, &answer) == nil && f.workforce() && answer.Refresh != "" && answer.Refresh != refresh {
 		s.keep(f.RefreshToken, answer.Refresh)
 	}
-	t, err := r.accessToken()
+	t, err := r.AccessToken()
 	if err != nil {
-		return token.Token{}, about(r.from, err)
+		return token.Token{}, exchange.About(r.From, err)
 	}
 	return t, nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -172,7 +173,7 @@ func TestUserFails(t *testing.T) {
 		"a redirect":       {answer{302, "Location: https://evil.example/", ""}, token.Misconfigured, "redirects are not followed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := &Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
+			c := &exchange.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return tc.answer.response(), nil })}
 			path := loginFile(t, "https://oauth2.googleapis.com/token", nil)
 			_, _, err := mint(t, Config{User: &User{File: path}}, Env{Client: c}, access)
 			if err == nil || kindOf(t, err) != tc.kind || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "login in "+path) {

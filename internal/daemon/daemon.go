@@ -24,6 +24,7 @@ import (
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/journal"
@@ -113,7 +114,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	}
 	d.watched.changed(c.Files()) // from here on no change is missed
 	d.kept = contents(keptFiles(c))
-	d.env = credential.Env{Client: &credential.Client{Log: d.log}, Issuer: d.issuer, Log: d.log}
+	d.env = credential.Env{Client: &exchange.Client{Log: d.log}, Issuer: d.issuer, Log: d.log}
 	d.server = server.New(&d.router, d.journal, server.Limits{
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes,
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/server"
 	"github.com/gcemds/gcemds/internal/tree"
@@ -60,7 +61,7 @@ func TestFollowForHours(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		d := &Daemon{log: slog.New(slog.DiscardHandler), env: credential.Env{Client: &credential.Client{Transport: up}}}
+		d := &Daemon{log: slog.New(slog.DiscardHandler), env: credential.Env{Client: &exchange.Client{Transport: up}}}
 		f, err := d.follow("vm", "192.0.2.1", func(t *tree.Tree) (*tree.Tree, error) { return t, nil })
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -41,7 +42,7 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 			return nil, fmt.Errorf("listen.%s: %w", l.Name, err)
 		}
 	}
-	d.env = credential.Env{Client: &credential.Client{Log: log}, Issuer: d.issuer, Log: log}
+	d.env = credential.Env{Client: &exchange.Client{Log: log}, Issuer: d.issuer, Log: log}
 	p, err := d.plan(ctx, c)
 	if err == nil {
 		defer p.sources.close()

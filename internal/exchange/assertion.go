@@ -1,8 +1,7 @@
-package credential
+package exchange
 
 import (
 	"context"
-	"crypto"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -10,18 +9,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
 const (
 	assertionLife = time.Hour        // the longest that Google accepts
 	assertionSkew = 10 * time.Second // iat is that much in the past
-	grantJWT      = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+	GrantJWT      = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 )
 
 // An assertion is what a service account signs to get a token (section 3.1).
-type assertion struct {
+type Assertion struct {
 	Issuer         string `json:"iss"`
 	Subject        string `json:"sub,omitempty"`
 	Audience       string `json:"aud"` // the token endpoint, exactly
@@ -31,27 +29,16 @@ type assertion struct {
 	Expiry         int64  `json:"exp"`
 }
 
-func newAssertion(email, audience string, now time.Time) assertion {
+func NewAssertion(email, audience string, now time.Time) Assertion {
 	issued := now.Add(-assertionSkew)
-	return assertion{Issuer: email, Audience: audience, Issued: issued.Unix(), Expiry: issued.Add(assertionLife).Unix()}
-}
-
-// exchangeAssertion signs the assertion and sends it to the token endpoint,
-// which answers with an ID token if it has a target audience and with an
-// access token if not.
-func exchangeAssertion(ctx context.Context, c *Client, tokenURI string, signer crypto.Signer, kid string, a assertion) (token.Token, error) {
-	jwt, err := issuer.SignJWT(within(ctx, signer), kid, a)
-	if err != nil {
-		return token.Token{}, about("sign the assertion", err)
-	}
-	return sendAssertion(ctx, c, tokenURI, jwt, a.TargetAudience != "")
+	return Assertion{Issuer: email, Audience: audience, Issued: issued.Unix(), Expiry: issued.Add(assertionLife).Unix()}
 }
 
 // sendAssertion exchanges a signed assertion for a token of that kind.
-func sendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identity bool) (token.Token, error) {
-	reply, err := c.post(ctx, call{
-		what: "token endpoint", address: tokenURI, field: "token_uri",
-		form: url.Values{"grant_type": {grantJWT}, "assertion": {jwt}},
+func SendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identity bool) (token.Token, error) {
+	reply, err := c.Post(ctx, Call{
+		What: "token endpoint", Address: tokenURI, Field: "token_uri",
+		Form: url.Values{"grant_type": {GrantJWT}, "assertion": {jwt}},
 	})
 	if err != nil {
 		return token.Token{}, err
@@ -60,17 +47,17 @@ func sendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identit
 	if identity {
 		t, err = reply.idToken()
 	} else {
-		t, err = reply.accessToken()
+		t, err = reply.AccessToken()
 	}
 	if err != nil {
-		return token.Token{}, about(reply.from, err)
+		return token.Token{}, About(reply.From, err)
 	}
 	return t, nil
 }
 
 // expiryOf returns the exp claim of a JWT that was not verified: it came from
 // the endpoint that made it.
-func expiryOf(jwt string) (time.Time, error) {
+func ExpiryOf(jwt string) (time.Time, error) {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
 		return time.Time{}, errors.New("it has not three parts")

@@ -1,4 +1,4 @@
-package credential
+package exchange
 
 import (
 	"bytes"
@@ -44,7 +44,7 @@ const (
 	planted = "ya29.planted-secret"
 )
 
-// mintFrom mints from a key file whose endpoint gives these answers in turn,
+// mintFrom exchanges an assertion where the endpoint gives these answers in turn,
 // the last one for ever; status 0 is a broken connection. It returns when the
 // tries came, counted from the first.
 func mintFrom(ctx context.Context, t *testing.T, req token.Request, answers ...answer) (token.Token, []time.Duration, error) {
@@ -66,11 +66,7 @@ func mintFrom(ctx context.Context, t *testing.T, req token.Request, answers ...a
 			return a.response(), nil
 		}),
 	}
-	source, _, err := Config{KeyFile: &KeyFile{File: keyPath(t, keyJSON(t, nil))}}.Open(ctx, Env{Client: client})
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := source.Mint(ctx, req)
+	got, err := SendAssertion(ctx, client, "https://token.example/token", "eyJplanted", req.Audience != "")
 	for _, text := range []string{log.String(), fmt.Sprint(err)} {
 		if strings.Contains(text, "eyJ") || strings.Contains(text, "planted") {
 			t.Errorf("a secret got out: %s", text)
@@ -85,7 +81,17 @@ func mintFrom(ctx context.Context, t *testing.T, req token.Request, answers ...a
 	return got, tries, err
 }
 
-var access = token.Request{Scopes: []string{cloudPlatform}}
+var access = token.Request{Scopes: []string{CloudPlatform}}
+
+// kindOf is the kind of an error, which must be of the type that has one.
+func kindOf(t testing.TB, err error) token.Kind {
+	t.Helper()
+	var e *token.Error
+	if !errors.As(err, &e) {
+		t.Fatalf("%v is not a *token.Error", err)
+	}
+	return e.Kind
+}
 
 func TestRetries(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -164,7 +170,7 @@ func TestCallTimeout(t *testing.T) {
 			return nil, r.Context().Err()
 		})}
 		start := time.Now()
-		_, err := hang.post(t.Context(), call{address: "https://token.example/", form: url.Values{}})
+		_, err := hang.Post(t.Context(), Call{Address: "https://token.example/", Form: url.Values{}})
 		if kindOf(t, err) != token.Unavailable || time.Since(start) != callTimeout {
 			t.Errorf("a server that hangs: %v after %v, want Unavailable after %v", err, time.Since(start), callTimeout)
 		}
@@ -172,7 +178,7 @@ func TestCallTimeout(t *testing.T) {
 		start = time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		_, err = hang.post(ctx, call{address: "https://token.example/", form: url.Values{}})
+		_, err = hang.Post(ctx, Call{Address: "https://token.example/", Form: url.Values{}})
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 200*time.Millisecond {
 			t.Errorf("a caller with 200ms: %v after %v, want its deadline", err, time.Since(start))
 		}
@@ -218,7 +224,7 @@ func TestUpstreamErrors(t *testing.T) {
 		{answer{200, "", `{"access_token":["ya29.planted"],"expires_in":3599}`}, token.Unavailable, "access_token of the wrong type"},
 		{answer{200, "", `{"access_token":"ya29.planted","expires_in":3599,"token_type":"mac"}`}, token.Unavailable, "not Bearer"},
 		{answer{200, "", `{"access_token":"ya29.planted secret","expires_in":3599}`}, token.Unavailable, "characters that a token cannot have"},
-		{answer{200, "", `{"access_token":"` + strings.Repeat("p", maxValue+1) + `","expires_in":3599}`}, token.Unavailable, "longer than 16384 characters"},
+		{answer{200, "", `{"access_token":"` + strings.Repeat("p", MaxValue+1) + `","expires_in":3599}`}, token.Unavailable, "longer than 16384 characters"},
 		{answer{200, "", `{"access_token":"ya29.planted"}`}, token.Unavailable, "expires_in"},
 		{answer{200, "", `{"access_token":"ya29.planted","expires_in":null}`}, token.Unavailable, "expires_in"},
 		{answer{200, "", `{"access_token":"ya29.planted","expires_in":0}`}, token.Unavailable, "expires_in"},
@@ -236,8 +242,8 @@ func TestUpstreamErrors(t *testing.T) {
 			}
 			var e *token.Error
 			errors.As(err, &e)
-			if text := e.Err.Error(); len(text) > 700 || strings.ContainsAny(text, "\n\r") || !strings.Contains(text, "key of "+robot) {
-				t.Errorf("error text = %q, want one line, not long, with the account", text)
+			if text := e.Err.Error(); len(text) > 700 || strings.ContainsAny(text, "\n\r") || !strings.Contains(text, "token endpoint token.example") {
+				t.Errorf("error text = %q, want one line, not long, with the place", text)
 			}
 		})
 	}
@@ -307,12 +313,12 @@ func TestRealConnections(t *testing.T) {
 	redirect := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
 	defer redirect.Close()
 	c := &Client{}
-	if _, err := c.post(t.Context(), call{address: redirect.URL, form: url.Values{"assertion": {"x"}}}); kindOf(t, err) != token.Misconfigured {
+	if _, err := c.Post(t.Context(), Call{Address: redirect.URL, Form: url.Values{"assertion": {"x"}}}); kindOf(t, err) != token.Misconfigured {
 		t.Errorf("redirect = %v, want Misconfigured", err)
 	}
 
 	try := func(address string) error { // once: the pauses between tries are real here
-		_, err := call{address: address}.roundTrip(t.Context(), c.http, "gcemds", "", nil)
+		_, err := Call{Address: address}.roundTrip(t.Context(), c.http, "gcemds", "", nil)
 		return err
 	}
 	for name, tc := range map[string]struct {
@@ -344,20 +350,20 @@ func TestRealConnections(t *testing.T) {
 
 func TestRedact(t *testing.T) {
 	for text, want := range map[string]string{
-		"plain text, kept":                             "plain text, kept",
-		"token ya29.abc-def end":                       "token [redacted] end",
-		"refresh 1//0abc":                              "refresh [redacted]",
-		"jwt eyJhbGc.eyJpc3M.c2ln":                     "jwt [redacted]",
-		"secret GOCSPX-abc":                            "secret [redacted]",
-		`proxy "http://user:pass@host:1": broken`:      `proxy "http:[redacted]host:1": broken`,
-		"key " + pemOf(t, rsaKey()):                    "key [redacted]",
+		"plain text, kept":                        "plain text, kept",
+		"token ya29.abc-def end":                  "token [redacted] end",
+		"refresh 1//0abc":                         "refresh [redacted]",
+		"jwt eyJhbGc.eyJpc3M.c2ln":                "jwt [redacted]",
+		"secret GOCSPX-abc":                       "secret [redacted]",
+		`proxy "http://user:pass@host:1": broken`: `proxy "http:[redacted]host:1": broken`,
+		"key " + "-----BEGIN PRIVATE KEY-----\nMIIE\nplanted\n-----END PRIVATE KEY-----\n": "key [redacted]",
 		"line\nbreak\x1b[31m\u2028":                    "line break [31m",
 		"blob " + strings.Repeat("A", 120):             "blob [redacted]",
 		"bad \xff utf-8":                               "bad ? utf-8",
 		"https://oauth2.googleapis.com/token is good":  "https://oauth2.googleapis.com/token is good",
 		"dial tcp: lookup oauth2.googleapis.com: none": "dial tcp: lookup oauth2.googleapis.com: none",
 	} {
-		if got := redact(text); got != want {
+		if got := Redact(text); got != want {
 			t.Errorf("redact(%q) = %q, want %q", text, got, want)
 		}
 	}

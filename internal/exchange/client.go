@@ -1,4 +1,12 @@
-package credential
+// Package exchange is the calls that turn one proof of identity into another:
+// an assertion, a subject token or somebody else's access token into a token
+// of Google. It is one HTTP client with limits, tries and errors of its own,
+// and the sources that need nothing else: Federation and Impersonation.
+//
+// It knows no files, no configuration and no keys; those are package
+// credential's, which is the table of all kinds. Section numbers are those of
+// the credentials specification.
+package exchange
 
 import (
 	"bytes"
@@ -49,6 +57,16 @@ type Client struct {
 	turns map[string]chan struct{} // of near hosts: who has the slot may call
 }
 
+var own Client
+
+// orOwn is c, or one that all share who have none.
+func orOwn(c *Client) *Client {
+	if c == nil {
+		return &own
+	}
+	return c
+}
+
 // start completes c.
 func (c *Client) start() {
 	c.once.Do(func() {
@@ -88,7 +106,7 @@ func newTransport() *http.Transport {
 // withTLS returns a client like c whose connections are made with that change
 // of their configuration. It makes one for each call, so that no connection
 // outlives a certificate.
-func (c *Client) withTLS(change func(*tls.Config)) *Client {
+func (c *Client) WithTLS(change func(*tls.Config)) *Client {
 	c.start()
 	t := newTransport()
 	if own, ok := c.Transport.(*http.Transport); ok {
@@ -125,65 +143,65 @@ func (c *Client) turn(ctx context.Context, host string) (done func(), err error)
 }
 
 // A call is one request upstream. It may have a form or a body.
-type call struct {
-	what    string // is asked, for errors: "token endpoint"
-	address string
-	field   string // of our configuration that has the address, for errors
-	method  string // default GET
-	form    url.Values
-	body    any               // JSON
-	header  map[string]string // Authorization, for example
-	near    bool              // a metadata server is asked: without a proxy, one call at a time
+type Call struct {
+	What    string // is asked, for errors: "token endpoint"
+	Address string
+	Field   string // of our configuration that has the address, for errors
+	Method  string // default GET
+	Form    url.Values
+	Body    any               // JSON
+	Header  map[string]string // Authorization, for example
+	Near    bool              // a metadata server is asked: without a proxy, one call at a time
 }
 
 // A reply is an answer with status 2xx.
-type reply struct {
-	from   string    // what and host, for errors
+type Reply struct {
+	From   string    // what and host, for errors
 	field  string    // that of the call
 	sent   time.Time // before the request left; a life counts from here
 	status int
-	header http.Header
-	body   []byte
+	Header http.Header
+	Body   []byte
 }
 
 // post is do, with POST.
-func (c *Client) post(ctx context.Context, call call) (*reply, error) {
-	call.method = http.MethodPost
-	return c.do(ctx, call)
+func (c *Client) Post(ctx context.Context, call Call) (*Reply, error) {
+	call.Method = http.MethodPost
+	return c.Do(ctx, call)
 }
 
 // do makes a call and tries again what may succeed later. Every error is a
 // *token.Error that shows nothing of what was sent.
-func (c *Client) do(ctx context.Context, call call) (*reply, error) {
+func (c *Client) Do(ctx context.Context, call Call) (*Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	c.start()
 	client := c.http
-	if call.near {
+	if call.Near {
 		client = c.near
-		u, err := url.Parse(call.address)
+		u, err := url.Parse(call.Address)
 		if err != nil {
 			return nil, &token.Error{Kind: token.Misconfigured, Err: err}
 		}
 		done, err := c.turn(ctx, u.Host)
 		if err != nil {
-			return nil, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("no answer from %s %s to earlier calls: %w", call.what, u.Host, err)}
+			return nil, &token.Error{Kind: token.Unavailable, Err: fmt.Errorf("no answer from %s %s to earlier calls: %w", call.What, u.Host, err)}
 		}
 		defer done()
 	}
 	var content string
 	var body []byte
 	switch {
-	case call.form != nil:
-		content, body = "application/x-www-form-urlencoded", []byte(call.form.Encode())
-	case call.body != nil:
+	case call.Form != nil:
+		content, body = "application/x-www-form-urlencoded", []byte(call.Form.Encode())
+	case call.Body != nil:
 		var err error
 		content = "application/json"
-		if body, err = json.Marshal(call.body); err != nil {
+		if body, err = json.Marshal(call.Body); err != nil {
 			return nil, &token.Error{Kind: token.Misconfigured, Err: err}
 		}
 	}
-	call.method = cmp.Or(call.method, http.MethodGet)
+	call.Method = cmp.Or(call.Method, http.MethodGet)
 	for try := 1; ; try++ {
 		r, err := call.roundTrip(ctx, client, cmp.Or(c.UserAgent, "gcemds"), content, body)
 		var failure *token.Error
@@ -197,7 +215,7 @@ func (c *Client) do(ctx context.Context, call call) (*reply, error) {
 			again = retryable(r.status)
 		}
 		pause := max(failure.RetryAfter, rand.N(firstPause<<(try-1)))
-		if !again || try == maxTries || !sleep(ctx, pause) {
+		if !again || try == maxTries || !Sleep(ctx, pause) {
 			return nil, failure
 		}
 		c.Log.Debug("upstream call failed, trying again", "try", try, "pause", pause, "error", failure.Err)
@@ -205,8 +223,8 @@ func (c *Client) do(ctx context.Context, call call) (*reply, error) {
 }
 
 // roundTrip is one try.
-func (c call) roundTrip(ctx context.Context, client *http.Client, agent, content string, body []byte) (*reply, error) {
-	req, err := http.NewRequestWithContext(ctx, c.method, c.address, bytes.NewReader(body))
+func (c Call) roundTrip(ctx context.Context, client *http.Client, agent, content string, body []byte) (*Reply, error) {
+	req, err := http.NewRequestWithContext(ctx, c.Method, c.Address, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -215,26 +233,26 @@ func (c call) roundTrip(ctx context.Context, client *http.Client, agent, content
 		req.Header.Set("Accept", "application/json")
 	}
 	req.Header.Set("User-Agent", agent)
-	for name, value := range c.header {
+	for name, value := range c.Header {
 		req.Header.Set(name, value)
 	}
-	r := &reply{from: c.what + " " + req.URL.Host, field: c.field, sent: time.Now()}
+	r := &Reply{From: c.What + " " + req.URL.Host, field: c.Field, sent: time.Now()}
 	resp, err := client.Do(req)
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) { // its text repeats the address with its query
 			err = u.Err
 		}
-		return nil, fmt.Errorf("no answer from %s: %w", r.from, redacted(err))
+		return nil, fmt.Errorf("no answer from %s: %w", r.From, Redacted(err))
 	}
 	defer resp.Body.Close()
-	r.status, r.header = resp.StatusCode, resp.Header
-	r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	r.status, r.Header = resp.StatusCode, resp.Header
+	r.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	if err != nil {
-		return nil, fmt.Errorf("answer of %s broke off: %w", r.from, redacted(err))
+		return nil, fmt.Errorf("answer of %s broke off: %w", r.From, Redacted(err))
 	}
-	if len(r.body) > maxReply {
-		return nil, fmt.Errorf("%s: %w", r.from, errLong)
+	if len(r.Body) > maxReply {
+		return nil, fmt.Errorf("%s: %w", r.From, errLong)
 	}
 	return r, nil
 }
@@ -256,7 +274,7 @@ func lostConnection(ctx context.Context, err error) bool {
 }
 
 // sleep pauses, unless there would be no time left after it.
-func sleep(ctx context.Context, pause time.Duration) bool {
+func Sleep(ctx context.Context, pause time.Duration) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= pause {
 		return false
 	}
@@ -289,7 +307,7 @@ var secrets = regexp.MustCompile(`ya29\.\S+|1//\S+|eyJ[\w-]+\.\S*|GOCSPX-\S+|---
 
 // redact makes text that came from outside fit for a log: on one line, short,
 // and without secrets.
-func redact(text string) string {
+func Redact(text string) string {
 	const longest = 300
 	text = text[:min(len(text), 16*longest)] // what is cut off need not be searched
 	text = secrets.ReplaceAllString(text, "[redacted]")
@@ -307,15 +325,15 @@ func redact(text string) string {
 }
 
 // redacted is err with its text redacted; errors.Is and As still see err.
-func redacted(err error) error { return redactedError{err} }
+func Redacted(err error) error { return redactedError{err} }
 
 type redactedError struct{ err error }
 
-func (e redactedError) Error() string { return redact(e.err.Error()) }
+func (e redactedError) Error() string { return Redact(e.err.Error()) }
 func (e redactedError) Unwrap() error { return e.err }
 
 // checkEndpoint refuses an address to which an assertion must not be sent.
-func checkEndpoint(address string) error {
+func CheckEndpoint(address string) error {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
@@ -324,28 +342,13 @@ func checkEndpoint(address string) error {
 		return fmt.Errorf("the address at %s has a user or a password in it; remove it", u.Host)
 	case u.Fragment != "":
 		return fmt.Errorf("%q has a fragment; remove it", address)
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !Loopback(u.Hostname()):
 		return fmt.Errorf("%q would send assertions unencrypted; use https (http is for this machine only)", address)
 	}
 	return nil
 }
 
-func loopback(host string) bool {
+func Loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return strings.EqualFold(host, "localhost") || err == nil && ip.IsLoopback()
-}
-
-// checkFileEndpoint refuses an address in a credential file that is not of
-// that universe (section 7): such files come from elsewhere, and whoever is
-// asked gets what the account has. Addresses of this machine are its owner's.
-func checkFileEndpoint(field, address, universe string, allow bool) error {
-	if err := checkEndpoint(address); err != nil {
-		return fmt.Errorf("%s: %w", field, err)
-	}
-	u, _ := url.Parse(address) // checked
-	host := strings.ToLower(u.Hostname())
-	if allow || loopback(host) || host == universe || strings.HasSuffix(host, "."+universe) {
-		return nil
-	}
-	return fmt.Errorf("%s leads to %s, which is not of %s; if that is meant, say allow_custom_endpoints: true", field, host, universe)
 }

@@ -1,4 +1,4 @@
-package credential
+package exchange
 
 import (
 	"encoding/json"
@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	maxValue = 16 << 10       // of a token; Google's longest are 12288 bytes
+	MaxValue = 16 << 10       // of a token; Google's longest are 12288 bytes
 	maxLife  = 12 * time.Hour // longer answers are taken for this, Google gives no more
 )
 
@@ -67,12 +67,12 @@ var hints = []struct {
 }
 
 // failure says what is wrong with an answer by its status, or nil.
-func (r *reply) failure() *token.Error {
+func (r *Reply) failure() *token.Error {
 	if r.status/100 == 2 {
 		return nil
 	}
 	code, description := r.oauthError()
-	e := &token.Error{RetryAfter: retryAfter(r.header)}
+	e := &token.Error{RetryAfter: retryAfter(r.Header)}
 	var hint string
 	class, known := errorKinds[code]
 	switch {
@@ -100,14 +100,14 @@ func (r *reply) failure() *token.Error {
 		}
 	}
 	if e.Kind == token.Clock {
-		hint = clockHint(r.header, time.Now())
+		hint = clockHint(r.Header, time.Now())
 	}
 
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s: %d", r.from, r.status)
+	fmt.Fprintf(&text, "%s: %d", r.From, r.status)
 	for _, s := range []string{code, description} {
 		if s != "" {
-			text.WriteString(" " + redact(s))
+			text.WriteString(" " + Redact(s))
 		}
 	}
 	if code == "" && r.webPage() {
@@ -122,13 +122,13 @@ func (r *reply) failure() *token.Error {
 
 // oauthError returns the code and the text of an error in the form of RFC
 // 6749 or of Google's APIs; both are empty if it has neither.
-func (r *reply) oauthError() (code, description string) {
+func (r *Reply) oauthError() (code, description string) {
 	var body struct {
 		Error       json.RawMessage `json:"error"`
 		Description string          `json:"error_description"`
 		Subtype     string          `json:"error_subtype"`
 	}
-	if json.Unmarshal(r.body, &body) != nil || json.Unmarshal(body.Error, &code) == nil {
+	if json.Unmarshal(r.Body, &body) != nil || json.Unmarshal(body.Error, &code) == nil {
 		if !strings.Contains(body.Description, body.Subtype) {
 			body.Description += " (" + body.Subtype + ")"
 		}
@@ -141,8 +141,8 @@ func (r *reply) oauthError() (code, description string) {
 	return api.Status, api.Message
 }
 
-func (r *reply) webPage() bool {
-	return strings.HasPrefix(r.header.Get("Content-Type"), "text/html") || strings.HasPrefix(strings.TrimSpace(string(r.body)), "<")
+func (r *Reply) webPage() bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "text/html") || strings.HasPrefix(strings.TrimSpace(string(r.Body)), "<")
 }
 
 // clockHint compares our clock with the server's.
@@ -159,7 +159,7 @@ func clockHint(h http.Header, now time.Time) string {
 }
 
 // accessToken reads the answer to a request for an access token.
-func (r *reply) accessToken() (token.Token, error) {
+func (r *Reply) AccessToken() (token.Token, error) {
 	var body struct {
 		Value  string          `json:"access_token"`
 		Type   string          `json:"token_type"`
@@ -168,16 +168,16 @@ func (r *reply) accessToken() (token.Token, error) {
 	if err := r.decode(&body); err != nil {
 		return token.Token{}, err
 	}
-	if err := checkValue("access_token", body.Value); err != nil {
+	if err := CheckValue("access_token", body.Value); err != nil {
 		return token.Token{}, err
 	}
 	if body.Type != "" && !strings.EqualFold(body.Type, "Bearer") {
-		return token.Token{}, malformed("the token_type is %.20q, not Bearer", redact(body.Type))
+		return token.Token{}, Malformed("the token_type is %.20q, not Bearer", Redact(body.Type))
 	}
 	// Some servers write the number as a string.
 	seconds, err := strconv.ParseFloat(strings.Trim(string(body.Expiry), `"`), 64)
 	if err != nil || !(seconds >= 1) {
-		return token.Token{}, malformed("the answer does not say for how many seconds the token is good (expires_in)")
+		return token.Token{}, Malformed("the answer does not say for how many seconds the token is good (expires_in)")
 	}
 	life := maxLife
 	if seconds < maxLife.Seconds() {
@@ -188,67 +188,67 @@ func (r *reply) accessToken() (token.Token, error) {
 }
 
 // idToken reads the answer to a request for an ID token.
-func (r *reply) idToken() (token.Token, error) {
+func (r *Reply) idToken() (token.Token, error) {
 	var body struct {
 		Value string `json:"id_token"`
 	}
 	if err := r.decode(&body); err != nil {
 		return token.Token{}, err
 	}
-	if err := checkValue("id_token", body.Value); err != nil {
+	if err := CheckValue("id_token", body.Value); err != nil {
 		return token.Token{}, err
 	}
-	expiry, err := expiryOf(body.Value)
+	expiry, err := ExpiryOf(body.Value)
 	if err != nil {
-		return token.Token{}, malformed("the id_token is no JWT: %w", err)
+		return token.Token{}, Malformed("the id_token is no JWT: %w", err)
 	}
-	return r.dated(body.Value, expiry, "ID token")
+	return r.Dated(body.Value, expiry, "ID token")
 }
 
 // dated is a token whose expiry somebody else's clock says.
-func (r *reply) dated(value string, expiry time.Time, what string) (token.Token, error) {
+func (r *Reply) Dated(value string, expiry time.Time, what string) (token.Token, error) {
 	now := time.Now()
 	if !expiry.After(now) {
-		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new %s has already expired (%s)", what, clockHint(r.header, now))}
+		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new %s has already expired (%s)", what, clockHint(r.Header, now))}
 	}
 	return token.Token{Value: value, Expiry: expiry}, nil
 }
 
-func (r *reply) decode(v any) error {
-	err := json.Unmarshal(r.body, v)
+func (r *Reply) decode(v any) error {
+	err := json.Unmarshal(r.Body, v)
 	var typ *json.UnmarshalTypeError
 	switch {
 	case err == nil:
 		return nil
 	case r.webPage():
-		return malformed("the answer is a web page, not JSON; is a proxy or a login page in between?")
+		return Malformed("the answer is a web page, not JSON; is a proxy or a login page in between?")
 	case errors.As(err, &typ) && typ.Field != "": // its text could show the value
-		return malformed("the answer has a %s of the wrong type", typ.Field)
+		return Malformed("the answer has a %s of the wrong type", typ.Field)
 	}
-	return malformed("the answer is not a JSON object")
+	return Malformed("the answer is not a JSON object")
 }
 
 // checkValue refuses what cannot be put into a header.
-func checkValue(name, value string) error {
+func CheckValue(name, value string) error {
 	switch {
 	case value == "":
-		return malformed("the answer has no %s", name)
-	case len(value) > maxValue:
-		return malformed("the %s is longer than %d characters", name, maxValue)
+		return Malformed("the answer has no %s", name)
+	case len(value) > MaxValue:
+		return Malformed("the %s is longer than %d characters", name, MaxValue)
 	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return malformed("the %s has characters that a token cannot have", name)
+		return Malformed("the %s has characters that a token cannot have", name)
 	}
 	return nil
 }
 
 // malformed is an answer that makes no sense. The next one may.
-func malformed(format string, args ...any) error {
+func Malformed(format string, args ...any) error {
 	return &token.Error{Kind: token.Unavailable, Err: fmt.Errorf(format, args...)}
 }
 
 // about says in front of an error what it is about, and keeps its kind. An
 // error without a kind is ours: a signer that does not sign.
-func about(what string, err error) *token.Error {
+func About(what string, err error) *token.Error {
 	e, ok := err.(*token.Error)
 	if !ok {
 		e = &token.Error{Kind: token.Misconfigured, Err: err}
