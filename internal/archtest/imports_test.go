@@ -78,6 +78,9 @@ var imports = map[string]map[string]string{
 		"internal/token":   "token and identity are minted, and their errors become a status",
 		"internal/tree":    "everything else is read from the document",
 	},
+	"internal/attest": {
+		"internal/fleet": "what it finds out is a fleet.Peer",
+	},
 	"internal/config": {
 		"internal/credential": "a source in the file is a credential.Config",
 		"internal/tree":       "what the file sets on a document is a tree.Edit",
