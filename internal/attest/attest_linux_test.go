@@ -169,7 +169,7 @@ func caller(t *testing.T, dir, to string) {
 	}
 	defer f.Close()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "ATTEST_TEST_DIAL="+to)
+	cmd.Env = append(os.Environ(), "ATTEST_TEST_DIAL="+to, "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
 	in, _ := cmd.StdinPipe()
 	out, _ := cmd.StdoutPipe()
