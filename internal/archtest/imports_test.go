@@ -108,13 +108,14 @@ var imports = map[string]map[string]string{
 	},
 
 	// What knows nothing of ours.
-	"internal/gke":       {},
-	"internal/intercept": {},
-	"internal/journal":   {},
-	"internal/proxy":     {},
-	"internal/token":     {},
-	"internal/tpm":       {},
-	"internal/tree":      {},
+	"internal/gke":         {},
+	"internal/intercept":   {},
+	"internal/journal":     {},
+	"internal/passthrough": {},
+	"internal/proxy":       {},
+	"internal/token":       {},
+	"internal/tpm":         {},
+	"internal/tree":        {},
 
 	// Only tests.
 	"deploy":             {},
