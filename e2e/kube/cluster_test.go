@@ -24,7 +24,10 @@ const patience = 2 * time.Minute
 const issuerURL = "https://cluster.example"
 
 // An owner ends what it started: a test, or all of them.
-type owner interface{ Cleanup(func()) }
+type owner interface {
+	Cleanup(func())
+	Failed() bool
+}
 
 // A cluster is etcd and kube-apiserver, with the admission that real ones have.
 // There is no controller: a namespace has no ServiceAccount but those that a
@@ -51,17 +54,17 @@ func startCluster(o owner) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := newCluster(dir, "127.0.0.1", here, ports)
+	c, err := newCluster(o, dir, "127.0.0.1", here, ports)
 	if err != nil {
 		return nil, err
 	}
-	o.Cleanup(c.end)
 	return c, c.control(filepath.Join(dir, "etcd"))
 }
 
 // newCluster writes the keys of a cluster whose API server has the first of the
-// ports, etcd the other two.
-func newCluster(dir, host string, p place, ports [3]string) (*cluster, error) {
+// ports, etcd the other two. All that it starts ends with the owner; if that has
+// failed, it tells what they said.
+func newCluster(o owner, dir, host string, p place, ports [3]string) (*cluster, error) {
 	a, err := newAuthority(dir)
 	if err != nil {
 		return nil, err
@@ -76,6 +79,12 @@ func newCluster(dir, host string, p place, ports [3]string) (*cluster, error) {
 	if err := a.serviceAccounts(); err != nil {
 		return nil, err
 	}
+	o.Cleanup(func() {
+		if o.Failed() {
+			fmt.Fprintln(os.Stderr, c.said())
+		}
+		c.end()
+	})
 	return c, a.kubeconfig("admin", c.server, "admin", "system:masters")
 }
 

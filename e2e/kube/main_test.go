@@ -96,13 +96,7 @@ func needWorld(t *testing.T) {
 
 var (
 	oneCluster = sync.OnceValues(func() (*cluster, error) { return startCluster(&everything) })
-	oneWorld   = sync.OnceValues(func() (*world, error) {
-		w, err := startWorld(&everything, 2)
-		if w != nil {
-			everything.said = w.said
-		}
-		return w, err
-	})
+	oneWorld   = sync.OnceValues(func() (*world, error) { return startWorld(&everything, 2) })
 )
 
 // sharedCluster is the cluster of all tests that leave it as it is, each in a
@@ -131,10 +125,12 @@ func sharedWorld(t *testing.T) *world {
 
 // shared is an owner that lives as long as the tests.
 type shared struct {
-	mu   sync.Mutex
-	ends []func()
-	said func() string
+	mu     sync.Mutex
+	ends   []func()
+	failed bool
 }
+
+func (s *shared) Failed() bool { return s.failed }
 
 func (s *shared) Cleanup(f func()) {
 	s.mu.Lock()
@@ -143,9 +139,7 @@ func (s *shared) Cleanup(f func()) {
 }
 
 func (s *shared) end(failed bool) {
-	if failed && s.said != nil {
-		fmt.Fprintln(os.Stderr, s.said())
-	}
+	s.failed = failed
 	for i := len(s.ends) - 1; i >= 0; i-- {
 		s.ends[i]()
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // TestNodes: Pods are real. They have addresses of both families that others
-// see, tokens that the API server takes, and no metadata server.
+// see, tokens that the API server takes, a Google, and no metadata server.
 func TestNodes(t *testing.T) {
 	w := sharedWorld(t)
 	namespace := w.namespace(t)
@@ -32,10 +32,16 @@ func TestNodes(t *testing.T) {
 		}
 	}
 
-	if got := w.exec(t, namespace, "far", "/pod", "api", "/version"); !strings.HasPrefix(got, "200 ") {
+	w.apply(t, namespace, pod{name: "api", args: "api, /version", spec: "restartPolicy: Never"}.manifest())
+	w.kubectl(t, "--namespace="+namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/api", "--timeout=60s")
+	if got := w.logs(t, namespace, "api"); !strings.HasPrefix(got, "200 ") {
 		t.Errorf("a Pod asks the API server with its own token: %s", got)
 	}
-	for _, client := range []string{"near", "host"} {
+	google := w.google(t, nil)
+	for _, client := range []string{"near", "far", "host"} {
+		if got := w.exec(t, namespace, client, "/pod", "get", google.url+"/.well-known/openid-configuration"); !strings.HasPrefix(got, "200 ") {
+			t.Errorf("%s asks gcemds google: %s", client, got)
+		}
 		if got := w.refused(t, "--namespace="+namespace, "exec", client, "--", "/pod", "get", "http://169.254.169.254/"); !strings.Contains(got, "unreachable") {
 			t.Errorf("%s asks 169.254.169.254, where nobody is: %s\nwant unreachable", client, got)
 		}

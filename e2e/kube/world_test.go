@@ -62,10 +62,9 @@ func startWorld(o owner, nodes int) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.cluster, err = newCluster(dir, "172.30.0.1", w.command, [3]string{"6443", "2379", "2380"}); err != nil {
+	if w.cluster, err = newCluster(o, dir, "172.30.0.1", w.command, [3]string{"6443", "2379", "2380"}); err != nil {
 		return nil, err
 	}
-	o.Cleanup(w.end)
 	podImage, err := buildPodImage(dir)
 	if err != nil {
 		return nil, err
