@@ -3,10 +3,14 @@ package client
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,6 +344,35 @@ func TestPauses(t *testing.T) {
 		}
 		if longest < limit/2 {
 			t.Errorf("of 200 pauses after %d failures, the longest is %v; want up to %v", n, longest, limit)
+		}
+	}
+}
+
+// TestIPv6: on a machine without IPv4, Google's server is asked at its IPv6
+// address, and no other server is.
+func TestIPv6(t *testing.T) {
+	const v4, v6 = "169.254.169.254:80", "[fd20:ce::254]:80"
+	unreachable := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
+	refused := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for name, c := range map[string]struct {
+		address string
+		fails   map[string]error
+		asked   []string
+		err     error
+	}{
+		"with IPv4":              {v4, nil, []string{v4}, nil},
+		"without":                {v4, map[string]error{v4: unreachable}, []string{v4, v6}, nil},
+		"without any server":     {v4, map[string]error{v4: unreachable, v6: refused}, []string{v4, v6}, unreachable},
+		"with IPv4, no server":   {v4, map[string]error{v4: refused}, []string{v4}, refused},
+		"without, other servers": {"192.0.2.1:80", map[string]error{"192.0.2.1:80": unreachable}, []string{"192.0.2.1:80"}, unreachable},
+	} {
+		var asked []string
+		_, err := orIPv6(func(_ context.Context, _, address string) (net.Conn, error) {
+			asked = append(asked, address)
+			return nil, c.fails[address]
+		})(t.Context(), "tcp", c.address)
+		if !slices.Equal(asked, c.asked) || err != c.err {
+			t.Errorf("%s: %s is asked at %q, error %v; want %q, error %v", name, c.address, asked, err, c.asked, c.err)
 		}
 	}
 }

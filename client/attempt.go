@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -222,10 +223,33 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil, // a proxy would answer for its own machine
-		DialContext:            (&net.Dialer{Timeout: dialLimit, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:            orIPv6((&net.Dialer{Timeout: dialLimit, KeepAlive: 30 * time.Second}).DialContext),
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
+}
+
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// orIPv6 finds Google's server on a machine without IPv4, where it has another
+// address.
+func orIPv6(dial dialer) dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if host, port, _ := net.SplitHostPort(address); host == linkLocal && noWay(err) {
+			if conn, err := dial(ctx, network, net.JoinHostPort(linkLocal6, port)); err == nil {
+				return conn, nil
+			}
+		}
+		return conn, err
+	}
+}
+
+// noWay says whether an error means that there is no route to an address.
+// Windows has numbers of its own for that: WSAENETUNREACH and WSAEHOSTUNREACH.
+func noWay(err error) bool {
+	var e syscall.Errno
+	return errors.As(err, &e) && (e == syscall.ENETUNREACH || e == syscall.EHOSTUNREACH || e == 10051 || e == 10065)
 }

@@ -33,8 +33,9 @@ import (
 )
 
 const (
-	linkLocal = "169.254.169.254"
-	hostEnv   = "GCE_METADATA_HOST"
+	linkLocal  = "169.254.169.254"
+	linkLocal6 = "fd20:ce::254" // for machines without IPv4
+	hostEnv    = "GCE_METADATA_HOST"
 )
 
 // A Client asks one metadata server. The zero value is ready for use. Its
@@ -44,7 +45,7 @@ type Client struct {
 	// Host is the host and, unless that is 80, the port of the server, as in
 	// "127.0.0.1:8080"; an IPv6 address is in brackets. Default: the
 	// environment variable GCE_METADATA_HOST as it is at each call, else
-	// 169.254.169.254.
+	// 169.254.169.254, or where there is no IPv4 fd20:ce::254.
 	//
 	// A server that is named, here or by the variable, is believed to exist,
 	// and waited for. Without a name, a first request that gets no answer

@@ -144,5 +144,5 @@ func (s signs) dns(ctx context.Context) Evidence {
 	case err != nil:
 		return Evidence{"DNS", false, err.Error()}
 	}
-	return Evidence{"DNS", slices.Contains(addresses, linkLocal), fmt.Sprintf("%s is %s", name, strings.Join(addresses, " "))}
+	return Evidence{"DNS", slices.Contains(addresses, linkLocal) || slices.Contains(addresses, linkLocal6), fmt.Sprintf("%s is %s", name, strings.Join(addresses, " "))}
 }

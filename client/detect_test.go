@@ -58,6 +58,7 @@ func TestEvidence(t *testing.T) {
 		"a Chromebook":     {product("Google_Eve"), "", `"Google_Eve"`},
 		"no permission":    {func(s *signs) { s.readFile = func(string) ([]byte, error) { return nil, fs.ErrPermission } }, "", "permission denied"},
 		"the DNS knows":    {dns([]string{"169.254.169.254"}, nil), "DNS", "is 169.254.169.254"},
+		"only IPv6":        {dns([]string{"fd20:ce::254"}, nil), "DNS", "is fd20:ce::254"},
 		"the DNS lies":     {dns([]string{"203.0.113.9"}, nil), "", "is 203.0.113.9"},
 		"the DNS fails":    {dns(nil, errors.New("servfail")), "", "servfail"},
 	} {
