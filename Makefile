@@ -17,6 +17,9 @@ PKCS11_MODULE := cmd/gcemds-pkcs11
 CGO           := $(filter 1,$(shell $(GO) env CGO_ENABLED))
 MODULES       := $(IMAGE_MODULE) $(if $(CGO),$(PKCS11_MODULE))
 
+# What only make e2e runs has to be right before.
+LINTED := $(MODULES) examples e2e
+
 # The race detector needs a C compiler. Go says CGO_ENABLED=0 when there is none.
 RACE := $(if $(CGO),-race)
 
@@ -39,7 +42,7 @@ lint: ## check format, vet and staticcheck; changes nothing
 		echo "not formatted (run gofmt -w):" >&2; echo "$$unformatted" >&2; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	staticcheck="$$($(GO) tool -n staticcheck)"; for module in $(MODULES); do \
+	staticcheck="$$($(GO) tool -n staticcheck)"; for module in $(LINTED); do \
 		(cd $$module && $(GO) vet ./... && "$$staticcheck" ./...) || exit 1; done
 
 test: lint ## lint, then every test that needs neither root nor network (the default)
