@@ -29,6 +29,8 @@ const (
 	exitNotThere = 3 // the server has no such value
 	exitDenied   = 4 // the server refuses
 	exitNoServer = 5 // no server answers, or it only fails
+
+	exitInterrupted = 130 // as shells have it
 )
 
 // Main runs a command line and returns the exit code of the process.
@@ -58,6 +60,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	case errors.As(err, &end) && end.error == nil:
 		return end.code
+	case ctx.Err() != nil && !errors.As(err, &end):
+		return exitInterrupted // whoever did it knows why
 	}
 	fmt.Fprintf(stderr, "gcemds: %v\n", err)
 	return codeOf(err)
@@ -111,7 +115,8 @@ on Google Cloud, through the metadata server it already knows how to ask.
 Results go to stdout, everything else to stderr. The exit code is 0 when it
 worked, 1 when it did not (stderr says why), 2 when the command line is wrong, 3
 when the server has no such value, 4 when it refuses, and 5 when no server
-answers, or it only fails. That of gcemds run is that of the program.
+answers, or it only fails; 130 when you interrupt. That of gcemds run is that of
+the program.
 
 get, tree, watch, token, identity, email, scopes, wait, capture and conformance
 ask any metadata server, Google's too. Which one is said by, in this order:

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -108,6 +110,7 @@ there. What is left running in the background cannot connect any more.`,
 
 func (r *runner) run(c *cobra.Command, args []string) (err error) {
 	// From here on signals are the program's: this process waits for its end.
+	// One that comes before there is a program ends us as it would end that.
 	signals := make(chan os.Signal, 16)
 	for _, s := range passedOn {
 		if !signal.Ignored(s) { // so that nohup works
@@ -121,20 +124,21 @@ func (r *runner) run(c *cobra.Command, args []string) (err error) {
 		return &ended{exitOwn, err}
 	}
 	defer os.RemoveAll(r.dir)
-	addr, socket := "", ""
-	if r.running {
-		addr, socket, err = r.find(ctx)
-	} else {
-		var stop func() error
-		addr, socket, stop, err = r.serve(ctx, given(c))
-		defer func() {
-			if e := stop(); e != nil && r.verbose {
-				fmt.Fprintf(r.stderr, "gcemds: the server of %s: %v\n", args[0], e)
-			}
-		}()
+	ready := make(chan begun, 1)
+	go func() { ready <- r.begin(ctx, given(c)) }()
+	var server begun
+	select {
+	case s := <-signals:
+		return &ended{code: exitSignalBase + int(s.(syscall.Signal))}
+	case server = <-ready:
 	}
-	if err != nil {
-		return &ended{exitOwn, err}
+	defer func() {
+		if e := server.stop(); e != nil && r.verbose {
+			fmt.Fprintf(r.stderr, "gcemds: the server of %s: %v\n", args[0], e)
+		}
+	}()
+	if server.err != nil {
+		return &ended{exitOwn, server.err}
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.InOrStdin(), r.stdout, r.stderr
@@ -142,11 +146,11 @@ func (r *runner) run(c *cobra.Command, args []string) (err error) {
 		return explainStart(args[0], cmd.Err)
 	}
 	view := intercept.View{Dir: r.dir}
-	if cmd.Env, view.Hide, err = r.environ(os.Environ(), addr, socket); err != nil {
+	if cmd.Env, view.Hide, err = r.environ(os.Environ(), server.addr, server.socket); err != nil {
 		return &ended{exitOwn, err}
 	}
 	if r.linkLocal {
-		if view.Server, err = netip.ParseAddrPort(addr); err != nil {
+		if view.Server, err = netip.ParseAddrPort(server.addr); err != nil {
 			return &ended{exitOwn, err}
 		}
 		release, err := view.Start(cmd)
@@ -200,6 +204,23 @@ func explainStart(name string, err error) error {
 		return &ended{exitNotFound, fmt.Errorf("there is no program %s", name)}
 	}
 	return &ended{exitNotRun, fmt.Errorf("cannot run %s: %w", name, err)}
+}
+
+// A begun server is one that can be asked, or err says why there is none.
+type begun struct {
+	addr, socket string
+	stop         func() error // never nil
+	err          error
+}
+
+func (r *runner) begin(ctx context.Context, flags map[string][]string) (b begun) {
+	if r.running {
+		b.stop = func() error { return nil }
+		b.addr, b.socket, b.err = r.find(ctx)
+	} else {
+		b.addr, b.socket, b.stop, b.err = r.serve(ctx, flags)
+	}
+	return b
 }
 
 // serve starts a server; stop is never nil.
@@ -296,9 +317,9 @@ func (r *runner) environ(ours []string, addr, socket string) (env, hide []string
 		set[name] = without
 	}
 	if slices.ContainsFunc(ours, isProxy) { // Python's libraries would ask it for such addresses, too
-		for _, name := range []string{"no_proxy", "NO_PROXY"} {
-			set[name] = strings.TrimPrefix(os.Getenv(name)+","+host, ",")
-		}
+		small, large := os.Getenv("no_proxy"), os.Getenv("NO_PROXY") // programs read only one, not all the same
+		set["no_proxy"] = strings.TrimPrefix(cmp.Or(small, large)+","+host, ",")
+		set["NO_PROXY"] = strings.TrimPrefix(cmp.Or(large, small)+","+host, ",")
 	}
 	for _, v := range ours {
 		name, _, _ := strings.Cut(v, "=")

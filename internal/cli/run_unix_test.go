@@ -5,9 +5,11 @@ package cli
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -23,6 +25,31 @@ func ourself(t *testing.T, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	return cmd
+}
+
+// TestRunInterruptedEarly: a signal that comes before there is a program ends
+// gcemds run, whatever its server waits for.
+func TestRunInterruptedEarly(t *testing.T) {
+	t.Parallel()
+	document := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(document, 0o600); err != nil {
+		t.Skipf("there is no pipe to be had: %v", err)
+	}
+	cmd := ourself(t, "run", "--metadata", document, "--", "true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := os.OpenFile(document, os.O_WRONLY, 0) // when somebody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	cmd.Process.Signal(syscall.SIGINT)
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 128+int(syscall.SIGINT) {
+		t.Errorf("gcemds run ends with %v, want 130", cmd.ProcessState)
+	}
 }
 
 // TestRunSignals: a signal to gcemds reaches the program, and gcemds ends as
@@ -66,5 +93,32 @@ func TestRunSignals(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestInterrupt: a command that is interrupted ends with the code that shells
+// know, and without a complaint.
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var said strings.Builder
+	cmd := ourself(t, "wait", "--host", l.Addr().String())
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept() // it asks, and gets no answer
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cmd.Process.Signal(syscall.SIGINT)
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != exitInterrupted || said.Len() > 0 {
+		t.Errorf("an interrupted gcemds wait ends with %v and says %q, want %d and nothing", cmd.ProcessState, said.String(), exitInterrupted)
 	}
 }
