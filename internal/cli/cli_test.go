@@ -424,6 +424,7 @@ func TestBanner(t *testing.T) {
 serving vm-2 as c@p
 serving vm-3 as no service account
   export GCE_METADATA_HOST=127.0.0.1:80
+  export GCE_METADATA_IP=$GCE_METADATA_HOST GCE_METADATA_MTLS_MODE=none GCE_METADATA_ROOT=$GCE_METADATA_HOST METADATA_EMULATOR_HOST=$GCE_METADATA_HOST METADATA_SERVER_DETECTION=assume-present
   also http://[::1]:81
   curl --unix-socket /run/mds.sock -H 'Metadata-Flavor: Google' http://metadata/computeMetadata/v1/
   https://127.0.0.1:443 (clients need a certificate)

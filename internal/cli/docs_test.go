@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -28,10 +29,11 @@ import (
 //     prints, where … stands for anything, and a port above 32767 for any. A
 //     command may fail only if what it prints begins with "gcemds: ".
 //   - a block with a file name after its language (yaml gcemds.yaml) is put in
-//     that file before its document begins.
+//     that file before its document begins. The paragraph before says its name.
 //
-// Each document has a shell and a folder of its own. Its server runs until the
-// next one starts or the document ends; ports are replaced by free ones.
+// Each document has a shell and a folder of its own. A server, of gcemds serve
+// or gcemds google, runs until the next one of its kind starts or the document
+// ends; ports are replaced by free ones.
 func TestDocs(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the documents are tried with a shell that can interrupt a server")
@@ -55,6 +57,11 @@ func TestDocs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for _, m := range namedFence.FindAllStringSubmatch(string(text), -1) {
+			if !strings.Contains(m[1], "`"+m[2]+"`") {
+				t.Errorf("%s: the block that is %s is not said to be: most readers do not see what is in its fence", name, m[2])
+			}
+		}
 		steps, files := readDocument(string(text))
 		if len(steps) == 0 {
 			continue
@@ -76,6 +83,10 @@ func TestDocs(t *testing.T) {
 		})
 	}
 }
+
+// namedFence matches the beginning of a block that is a file, and the paragraph
+// before it.
+var namedFence = regexp.MustCompile("(?m)^(.+\n(?:.+\n)*)\n```\\w+ (\\S+)$")
 
 // A step is a command and what it prints.
 type step struct {
@@ -156,7 +167,7 @@ type reader struct {
 	in           io.Writer
 	out          *bufio.Reader
 	ports, shown *strings.Replacer // from the document's to those here, and back
-	server       *exec.Cmd
+	server, fake *exec.Cmd         // gcemds serve and gcemds google
 }
 
 var (
@@ -172,7 +183,7 @@ func newReader(t *testing.T, text string) *reader {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	r := &reader{t: t, dir: dir}
 	var ports, shown []string
-	for _, m := range append(addresses.FindAllStringSubmatch(text, -1), []string{"", "8080"}) {
+	for _, m := range append(addresses.FindAllStringSubmatch(text, -1), []string{"", "8080"}, []string{"", "8085"}) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -211,8 +222,11 @@ func newReader(t *testing.T, text string) *reader {
 // do runs a command and returns what it prints.
 func (r *reader) do(command string) (output string, code int) {
 	command = r.ports.Replace(command)
-	if strings.HasPrefix(command, "gcemds serve") {
+	switch {
+	case strings.HasPrefix(command, "gcemds serve"):
 		return r.serve(command), 0
+	case strings.HasPrefix(command, "gcemds google"):
+		return r.google(command), 0
 	}
 	const end = "--- the end of the answer, code "
 	fmt.Fprintf(r.in, "%s\nprintf '\\n%s%%d\\n' $?\n", command, end)
@@ -225,7 +239,7 @@ func (r *reader) do(command string) (output string, code int) {
 			r.t.Fatalf("%s: the shell has ended: %v\n%s", command, err, &b)
 		}
 		if n, err := fmt.Sscanf(line, end+"%d", &code); n == 1 && err == nil {
-			return r.shown.Replace(b.String()), code
+			return r.shown.Replace(strings.ReplaceAll(b.String(), "\r\n", "\n")), code
 		}
 		b.WriteString(line)
 	}
@@ -233,7 +247,31 @@ func (r *reader) do(command string) (output string, code int) {
 
 // serve starts a server in the place of the one before.
 func (r *reader) serve(command string) string {
-	r.stop()
+	env := r.env
+	if !strings.Contains(command, "--listen") && !strings.Contains(command, "--config") {
+		env = append(env[:len(env):len(env)], r.ports.Replace("GCEMDS_LISTEN=127.0.0.1:8080"))
+	}
+	client := &admin.Client{Socket: filepath.Join(r.dir, "s")}
+	return r.start(&r.server, env, command, func(string) error { _, err := client.Status(context.Background()); return err })
+}
+
+// google starts a fake Google in the place of the one before.
+func (r *reader) google(command string) string {
+	if !strings.Contains(command, "--listen") {
+		command += r.ports.Replace(" --listen 127.0.0.1:8085")
+	}
+	return r.start(&r.fake, r.env, command, func(said string) error {
+		if !strings.HasSuffix(said, "/oauth2/v3/certs\n") {
+			return errors.New("it has not said where its certificates are")
+		}
+		return nil
+	})
+}
+
+// start starts a command that runs until it is interrupted, in the place of the
+// one before, and returns what it says until it is ready.
+func (r *reader) start(place **exec.Cmd, env []string, command string, ready func(said string) error) string {
+	interrupt(place)
 	var said [2]*os.File // stdout, stderr
 	for i := range said {
 		f, err := os.CreateTemp(r.dir, ".said")
@@ -243,16 +281,19 @@ func (r *reader) serve(command string) string {
 		defer f.Close()
 		said[i] = f
 	}
-	r.server = exec.Command("sh", "-c", "exec "+command)
-	r.server.Dir, r.server.Env, r.server.Stdout, r.server.Stderr = r.dir, r.env, said[0], said[1]
-	if !strings.Contains(command, "--listen") && !strings.Contains(command, "--config") {
-		r.server.Env = append(r.env[:len(r.env):len(r.env)], r.ports.Replace("GCEMDS_LISTEN=127.0.0.1:8080"))
-	}
-	if err := r.server.Start(); err != nil {
+	cmd := exec.Command("sh", "-c", "exec "+command)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = r.dir, env, said[0], said[1]
+	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	client := &admin.Client{Socket: filepath.Join(r.dir, "s")}
-	if err := await(func() error { _, err := client.Status(context.Background()); return err }); err != nil {
+	*place = cmd
+	var text []byte
+	if err := await(func() (err error) {
+		if text, err = os.ReadFile(said[0].Name()); err == nil {
+			err = ready(string(text))
+		}
+		return err
+	}); err != nil {
 		why, _ := os.ReadFile(said[1].Name())
 		r.t.Fatalf("%s: %v\n%s", command, err, why)
 	}
@@ -264,9 +305,14 @@ func (r *reader) serve(command string) string {
 }
 
 func (r *reader) stop() {
-	if r.server != nil {
-		r.server.Process.Signal(os.Interrupt)
-		r.server.Wait()
-		r.server = nil
+	interrupt(&r.server)
+	interrupt(&r.fake)
+}
+
+func interrupt(place **exec.Cmd) {
+	if cmd := *place; cmd != nil {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+		*place = nil
 	}
 }

@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -272,16 +274,31 @@ func (g *fakeGoogle) remove() {
 // banner says what is there, and what to paste to use it.
 func (g *fakeGoogle) banner(w io.Writer, through net.Addr) {
 	fmt.Fprintf(w, "fake Google on %s; Google accepts none of its tokens\n", g.base)
-	for _, name := range []string{g.flags.keyOut, g.flags.externalOut} {
-		if name != "" {
-			fmt.Fprintf(w, "  export GOOGLE_APPLICATION_CREDENTIALS=%s\n", name)
-		}
+	if name := g.flags.keyOut; name != "" {
+		fmt.Fprintf(w, "  export GOOGLE_APPLICATION_CREDENTIALS=%s\n", anywhere(name))
+	}
+	if name := g.flags.externalOut; name != "" {
+		// Unlike a key, this file does not tell libraries the project.
+		_, domain, _ := strings.Cut(g.flags.account, "@")
+		project, _, _ := strings.Cut(domain, ".")
+		fmt.Fprintf(w, "  export GOOGLE_APPLICATION_CREDENTIALS=%s GOOGLE_CLOUD_PROJECT=%s\n", anywhere(name), project)
 	}
 	if through != nil {
-		ca := g.flags.caOut
+		ca := anywhere(g.flags.caOut)
 		fmt.Fprintf(w, "  export HTTPS_PROXY=http://%s SSL_CERT_FILE=%s REQUESTS_CA_BUNDLE=%s NODE_EXTRA_CA_CERTS=%s\n", pasteable(through), ca, ca, ca)
 	}
 	fmt.Fprintf(w, "  certificates %s/oauth2/v3/certs\n", g.base)
+}
+
+// anywhere is the name of a file for a shell in any folder.
+func anywhere(name string) string {
+	if abs, err := filepath.Abs(name); err == nil {
+		name = abs
+	}
+	if strings.ContainsAny(name, " \t'\"$&;()<>|*?`\\") {
+		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return name
 }
 
 // pasteable is an address that this machine can connect to.

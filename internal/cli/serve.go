@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
+	"github.com/gcemds/gcemds"
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/daemon"
@@ -197,10 +198,24 @@ func banner(w io.Writer, s admin.Status) {
 				fmt.Fprintf(w, "  also http://%s\n", address)
 				continue
 			}
-			fmt.Fprintf(w, "  export GCE_METADATA_HOST=%s\n", address)
+			fmt.Fprintf(w, "  export GCE_METADATA_HOST=%s\n  export %s\n", address, otherVariables())
 		}
 	}
 	fmt.Fprintf(w, "  issuer %s/oauth2/v3/certs\n", s.Issuer)
+}
+
+// otherVariables are those beside GCE_METADATA_HOST that some client library
+// wants, as words of the shell.
+func otherVariables() string {
+	const host = "GCE_METADATA_HOST"
+	var words []string
+	for name, value := range gcemds.Environ("$"+host, "") {
+		if name != host && value != "" {
+			words = append(words, name+"="+value)
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(words, " ")
 }
 
 // explainConfig names the file that could not be read.
