@@ -23,7 +23,9 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"gcemds": func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
+		"gcemds":       func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
+		"test-signer":  testSigner,
+		"test-subject": testSubject,
 	})
 }
 

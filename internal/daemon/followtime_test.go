@@ -52,7 +52,7 @@ func (s *there) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestFollowForHours: a server that is away for long is neither forgotten nor
 // asked in a tight loop, and one that has nothing new for hours is still heard.
 func TestFollowForHours(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		far := &fleet.Instance{Name: "far", Metadata: tree.NewStore(fleet.Builtin())}
 		var router fleet.Router
 		router.Set(fleet.Route{Instance: far})

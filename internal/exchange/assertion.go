@@ -18,7 +18,7 @@ const (
 	GrantJWT      = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 )
 
-// An assertion is what a service account signs to get a token (section 3.1).
+// An Assertion is what a service account signs to get a token (section 3.1).
 type Assertion struct {
 	Issuer         string `json:"iss"`
 	Subject        string `json:"sub,omitempty"`
@@ -34,7 +34,7 @@ func NewAssertion(email, audience string, now time.Time) Assertion {
 	return Assertion{Issuer: email, Audience: audience, Issued: issued.Unix(), Expiry: issued.Add(assertionLife).Unix()}
 }
 
-// sendAssertion exchanges a signed assertion for a token of that kind.
+// SendAssertion exchanges a signed assertion for a token of that kind.
 func SendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identity bool) (token.Token, error) {
 	reply, err := c.Post(ctx, Call{
 		What: "token endpoint", Address: tokenURI, Field: "token_uri",
@@ -55,7 +55,7 @@ func SendAssertion(ctx context.Context, c *Client, tokenURI, jwt string, identit
 	return t, nil
 }
 
-// expiryOf returns the exp claim of a JWT that was not verified: it came from
+// ExpiryOf returns the exp claim of a JWT that was not verified: it came from
 // the endpoint that made it.
 func ExpiryOf(jwt string) (time.Time, error) {
 	parts := strings.Split(jwt, ".")

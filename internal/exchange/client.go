@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func newTransport() *http.Transport {
 	}
 }
 
-// withTLS returns a client like c whose connections are made with that change
+// WithTLS returns a client like c whose connections are made with that change
 // of their configuration. It makes one for each call, so that no connection
 // outlives a certificate.
 func (c *Client) WithTLS(change func(*tls.Config)) *Client {
@@ -142,7 +143,7 @@ func (c *Client) turn(ctx context.Context, host string) (done func(), err error)
 	}
 }
 
-// A call is one request upstream. It may have a form or a body.
+// A Call is one request upstream. It may have a form or a body.
 type Call struct {
 	What    string // is asked, for errors: "token endpoint"
 	Address string
@@ -154,7 +155,7 @@ type Call struct {
 	Near    bool              // a metadata server is asked: without a proxy, one call at a time
 }
 
-// A reply is an answer with status 2xx.
+// A Reply is an answer with status 2xx.
 type Reply struct {
 	From   string    // what and host, for errors
 	field  string    // that of the call
@@ -162,15 +163,43 @@ type Reply struct {
 	status int
 	Header http.Header
 	Body   []byte
+	hide   *strings.Replacer // takes out the secrets that were sent: some servers repeat them
 }
 
-// post is do, with POST.
+// secretFields are those of forms and objects that have a secret.
+var secretFields = []string{"assertion", "client_secret", "refresh_token", "subject_token"}
+
+// hide returns what takes the secrets of a call out of a text, in each form in
+// which they are sent. What merely looks like a secret is redacted anyway.
+func (c *Call) hide() *strings.Replacer {
+	var secrets []string
+	object, _ := c.Body.(map[string]string)
+	for _, name := range secretFields {
+		secrets = append(secrets, c.Form.Get(name), object[name])
+	}
+	scheme, credential, _ := strings.Cut(c.Header["Authorization"], " ")
+	secrets = append(secrets, credential)
+	if scheme == "Basic" {
+		pair, _ := base64.StdEncoding.DecodeString(credential)
+		_, password, _ := strings.Cut(string(pair), ":")
+		secrets = append(secrets, password)
+	}
+	var pairs []string
+	for _, s := range secrets {
+		if s != "" {
+			pairs = append(pairs, s, "[redacted]", url.QueryEscape(s), "[redacted]")
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// Post is do, with POST.
 func (c *Client) Post(ctx context.Context, call Call) (*Reply, error) {
 	call.Method = http.MethodPost
 	return c.Do(ctx, call)
 }
 
-// do makes a call and tries again what may succeed later. Every error is a
+// Do makes a call and tries again what may succeed later. Every error is a
 // *token.Error that shows nothing of what was sent.
 func (c *Client) Do(ctx context.Context, call Call) (*Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -236,7 +265,7 @@ func (c Call) roundTrip(ctx context.Context, client *http.Client, agent, content
 	for name, value := range c.Header {
 		req.Header.Set(name, value)
 	}
-	r := &Reply{From: c.What + " " + req.URL.Host, field: c.Field, sent: time.Now()}
+	r := &Reply{hide: c.hide(), From: c.What + " " + req.URL.Host, field: c.Field, sent: time.Now()}
 	resp, err := client.Do(req)
 	if err != nil {
 		var u *url.Error
@@ -273,7 +302,7 @@ func lostConnection(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errLong) && !errors.As(err, &cert)
 }
 
-// sleep pauses, unless there would be no time left after it.
+// Sleep pauses, unless there would be no time left after it.
 func Sleep(ctx context.Context, pause time.Duration) bool {
 	if end, ok := ctx.Deadline(); ok && time.Until(end) <= pause {
 		return false
@@ -305,7 +334,7 @@ func retryAfter(h http.Header) time.Duration {
 // space, whatever they are (section 7).
 var secrets = regexp.MustCompile(`ya29\.\S+|1//\S+|eyJ[\w-]+\.\S*|GOCSPX-\S+|-----BEGIN[^-]*-----[^-]*(-----END[^-]*-----)?|//[^/@\s]+@|[\w+/=.~-]{100,}`)
 
-// redact makes text that came from outside fit for a log: on one line, short,
+// Redact makes text that came from outside fit for a log: on one line, short,
 // and without secrets.
 func Redact(text string) string {
 	const longest = 300
@@ -324,7 +353,7 @@ func Redact(text string) string {
 	return text
 }
 
-// redacted is err with its text redacted; errors.Is and As still see err.
+// Redacted is err with its text redacted; errors.Is and As still see err.
 func Redacted(err error) error { return redactedError{err} }
 
 type redactedError struct{ err error }
@@ -332,7 +361,7 @@ type redactedError struct{ err error }
 func (e redactedError) Error() string { return Redact(e.err.Error()) }
 func (e redactedError) Unwrap() error { return e.err }
 
-// checkEndpoint refuses an address to which an assertion must not be sent.
+// CheckEndpoint refuses an address to which an assertion must not be sent.
 func CheckEndpoint(address string) error {
 	u, err := url.Parse(address)
 	switch {

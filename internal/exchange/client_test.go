@@ -348,6 +348,28 @@ func TestRealConnections(t *testing.T) {
 	}
 }
 
+// TestRepeated: what was sent is not told, whatever it looks like, when a
+// server repeats it.
+func TestRepeated(t *testing.T) {
+	echo := &Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		text := fmt.Sprint("you sent ", r.Header.Get("Authorization"), " ", string(body), " ", form)
+		return answer{400, "", fmt.Sprintf(`{"error":"invalid_grant","error_description":%q}`, text)}.response(), nil
+	})}
+	for name, c := range map[string]Call{
+		"form":   {Form: url.Values{"refresh_token": {"pla/nted"}, "client_secret": {"planted too"}, "subject_token": {"planted three"}, "assertion": {"planted+"}}},
+		"basic":  {Form: url.Values{"audience": {"this"}}, Header: map[string]string{"Authorization": Basic("id", "planted")}},
+		"bearer": {Body: map[string]string{"subject_token": "planted"}, Header: map[string]string{"Authorization": "Bearer planted-too"}},
+	} {
+		c.Address = "https://token.example/"
+		_, err := echo.Post(t.Context(), c)
+		if text := fmt.Sprint(err); strings.Contains(text, "pla") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("id:pla"))) || !strings.Contains(text, "you sent") {
+			t.Errorf("%s: %s, want what was said without what was sent", name, text)
+		}
+	}
+}
+
 func TestRedact(t *testing.T) {
 	for text, want := range map[string]string{
 		"plain text, kept":                        "plain text, kept",

@@ -155,7 +155,7 @@ func (f *Federation) check(subject string) error {
 	return nil
 }
 
-// basic is the value of the Authorization header for an OAuth client. RFC 6749
+// Basic is the value of the Authorization header for an OAuth client. RFC 6749
 // section 2.3.1 wants the parts form-encoded first; Google's libraries do not
 // do that, so neither do we.
 func Basic(id, secret string) string {

@@ -107,7 +107,7 @@ func (r *Reply) failure() *token.Error {
 	fmt.Fprintf(&text, "%s: %d", r.From, r.status)
 	for _, s := range []string{code, description} {
 		if s != "" {
-			text.WriteString(" " + Redact(s))
+			text.WriteString(" " + Redact(r.hide.Replace(s)))
 		}
 	}
 	if code == "" && r.webPage() {
@@ -158,7 +158,7 @@ func clockHint(h http.Header, now time.Time) string {
 	return fmt.Sprintf("the clock of this machine is %v behind the server's: set it", -skew)
 }
 
-// accessToken reads the answer to a request for an access token.
+// AccessToken reads the answer to a request for an access token.
 func (r *Reply) AccessToken() (token.Token, error) {
 	var body struct {
 		Value  string          `json:"access_token"`
@@ -205,7 +205,7 @@ func (r *Reply) idToken() (token.Token, error) {
 	return r.Dated(body.Value, expiry, "ID token")
 }
 
-// dated is a token whose expiry somebody else's clock says.
+// Dated is a token whose expiry somebody else's clock says.
 func (r *Reply) Dated(value string, expiry time.Time, what string) (token.Token, error) {
 	now := time.Now()
 	if !expiry.After(now) {
@@ -228,7 +228,7 @@ func (r *Reply) decode(v any) error {
 	return Malformed("the answer is not a JSON object")
 }
 
-// checkValue refuses what cannot be put into a header.
+// CheckValue refuses what cannot be put into a header.
 func CheckValue(name, value string) error {
 	switch {
 	case value == "":
@@ -241,12 +241,12 @@ func CheckValue(name, value string) error {
 	return nil
 }
 
-// malformed is an answer that makes no sense. The next one may.
+// Malformed is an answer that makes no sense. The next one may.
 func Malformed(format string, args ...any) error {
 	return &token.Error{Kind: token.Unavailable, Err: fmt.Errorf(format, args...)}
 }
 
-// about says in front of an error what it is about, and keeps its kind. An
+// About says in front of an error what it is about, and keeps its kind. An
 // error without a kind is ours: a signer that does not sign.
 func About(what string, err error) *token.Error {
 	e, ok := err.(*token.Error)
