@@ -200,7 +200,7 @@ func TestExternal(t *testing.T) {
 		},
 		"impersonation": {
 			change: map[string]any{"credential_source": file, "service_account_impersonation_url": toRobot},
-			form:   url.Values{"scope": {exchange.CloudPlatform}}, called: `generateAccessToken {"lifetime":"3600s","scope":["a","b"]}`, email: robot,
+			form:   url.Values{"scope": {exchange.CloudPlatform}}, called: `generateAccessToken {"scope":["a","b"]}`, email: robot,
 		},
 		"impersonation for longer": {
 			change: map[string]any{"credential_source": file, "service_account_impersonation_url": toRobot, "service_account_impersonation": map[string]any{"token_lifetime_seconds": 7200}},

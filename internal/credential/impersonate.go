@@ -27,8 +27,8 @@ type Impersonate struct {
 	// the right on the next.
 	Delegates []string `yaml:"delegates,omitempty"`
 
-	// Lifetime of access tokens, at most 12 h; default 1 h, and more only for
-	// accounts that an organisation policy lists
+	// Lifetime of access tokens, at most 12 h; default that of the service,
+	// 1 h, and more only for accounts that an organisation policy lists
 	// (constraints/iam.allowServiceAccountCredentialLifetimeExtension).
 	Lifetime time.Duration `yaml:"lifetime,omitempty"`
 

@@ -59,7 +59,7 @@ func TestImpersonateCalls(t *testing.T) {
 	}{
 		"access token": {
 			Impersonate{}, token.Request{Scopes: []string{access, exchange.CloudPlatform}},
-			map[string]string{"generateAccessToken": `{"scope":["` + access + `","` + exchange.CloudPlatform + `"],"lifetime":"3600s"}`},
+			map[string]string{"generateAccessToken": `{"scope":["` + access + `","` + exchange.CloudPlatform + `"]}`},
 			"ya29.robot",
 		},
 		"with delegates, for longer": {

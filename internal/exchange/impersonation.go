@@ -28,8 +28,12 @@ type Impersonation struct {
 	// order: each has the right on the next.
 	Delegates []string
 
-	// Lifetime of access tokens, 1 s to 12 h; default 1 h, and more only for
-	// accounts that an organisation policy lists
+	// UserProject is the project that the calls count against; "": that of the
+	// caller.
+	UserProject string
+
+	// Lifetime of access tokens, 1 s to 12 h; default that of the service, 1 h,
+	// and more only for accounts that an organisation policy lists
 	// (constraints/iam.allowServiceAccountCredentialLifetimeExtension).
 	Lifetime time.Duration
 
@@ -110,9 +114,13 @@ func (i *Impersonation) delegate(body map[string]any) {
 
 // iam calls a method on the target.
 func (i *Impersonation) iam(ctx context.Context, caller token.Token, method string, body, answer any) (*Reply, error) {
+	header := map[string]string{"Authorization": "Bearer " + caller.Value}
+	if i.UserProject != "" {
+		header["X-Goog-User-Project"] = i.UserProject
+	}
 	r, err := orOwn(i.Client).Post(ctx, Call{
 		What: "IAM credentials", Address: i.address() + ":" + method, Field: "endpoints.iamcredentials",
-		Body: body, Header: map[string]string{"Authorization": "Bearer " + caller.Value},
+		Body: body, Header: header,
 	})
 	if err != nil {
 		return nil, err
@@ -128,7 +136,10 @@ func (i *Impersonation) access(ctx context.Context, caller token.Token, scopes [
 		Value  string    `json:"accessToken"`
 		Expiry time.Time `json:"expireTime"`
 	}
-	body := map[string]any{"scope": scopes, "lifetime": fmt.Sprintf("%ds", int(cmp.Or(i.Lifetime, time.Hour)/time.Second))}
+	body := map[string]any{"scope": scopes}
+	if i.Lifetime > 0 { // with a clock that is ahead, a literal hour is refused as more than one
+		body["lifetime"] = fmt.Sprintf("%ds", int(i.Lifetime/time.Second))
+	}
 	i.delegate(body)
 	r, err := i.iam(ctx, caller, "generateAccessToken", body, &answer)
 	if err != nil {

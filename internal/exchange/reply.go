@@ -116,8 +116,29 @@ func (r *Reply) failure() *token.Error {
 	if hint != "" {
 		text.WriteString(" (" + hint + ")")
 	}
-	e.Err = errors.New(text.String())
+	e.Err = &Failure{Status: r.status, Code: Redact(r.hide.Replace(code)), Message: Redact(r.hide.Replace(description)), text: text.String()}
 	return e
+}
+
+// A Failure is the answer of a service that refused. It is the cause of the
+// *token.Error of a Mint.
+type Failure struct {
+	Status  int    // of HTTP
+	Code    string // of OAuth or of Google's APIs: invalid_grant, PERMISSION_DENIED; may be empty
+	Message string // of the service, without secrets; may be empty
+	text    string
+}
+
+// Error says who answered what, and what can be done.
+func (f *Failure) Error() string { return f.text }
+
+// Said is the status in words and the message: "403 Forbidden: Permission …".
+func (f *Failure) Said() string {
+	said := fmt.Sprintf("%d %s", f.Status, http.StatusText(f.Status))
+	if f.Message != "" {
+		said += ": " + f.Message
+	}
+	return said
 }
 
 // oauthError returns the code and the text of an error in the form of RFC
@@ -253,5 +274,5 @@ func About(what string, err error) *token.Error {
 	if !ok {
 		e = &token.Error{Kind: token.Misconfigured, Err: err}
 	}
-	return &token.Error{Kind: e.Kind, RetryAfter: e.RetryAfter, Err: fmt.Errorf("%s: %w", what, e.Err)}
+	return &token.Error{Kind: e.Kind, RetryAfter: e.RetryAfter, Text: e.Text, Err: fmt.Errorf("%s: %w", what, e.Err)}
 }
