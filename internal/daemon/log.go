@@ -27,6 +27,8 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 			level = slog.LevelDebug
 		case e.Kind == journal.Write:
 			level = slog.LevelDebug
+		case e.Kind == journal.Token && e.Err != nil:
+			level = slog.LevelWarn
 		case e.Err != nil:
 			level = slog.LevelError
 		}
@@ -47,6 +49,15 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 			attrs = append(attrs, slog.Int("status", e.Status), slog.Duration("took", e.Took))
 		}
 		text("detail", e.Detail)
+		if g := e.Grant; g != nil {
+			text("account", g.Account)
+			text("email", g.Email)
+			text("token", g.Token)
+			text("for", g.For)
+			if !g.Expiry.IsZero() {
+				attrs = append(attrs, slog.Time("expiry", g.Expiry))
+			}
+		}
 		if e.Err != nil {
 			attrs = append(attrs, slog.String("error", e.Err.Error()))
 		}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/token"
@@ -53,6 +54,9 @@ type Account struct {
 	Aliases []string // "default" makes it the default account
 	Scopes  []string
 	Source  token.Source
+	// AnyScopes lets a request name scopes that Scopes does not have, and
+	// gives it a token of exactly those.
+	AnyScopes bool
 }
 
 // ErrNoInstance: the caller is nobody we serve.
@@ -117,14 +121,19 @@ type Peer struct {
 }
 
 // Document returns doc with the service-accounts directory of these accounts:
-// each under its e-mail and its aliases (protocol section 5.1). Accounts that
-// doc has and the list has not are removed.
+// each under its e-mail and its aliases (protocol section 5.1); under its
+// aliases alone where the e-mail is the name of a principal, which no path can
+// have. Accounts that doc has and the list has not are removed.
 func Document(doc *tree.Tree, accounts ...Account) (*tree.Tree, error) {
 	const dir = "instance/service-accounts"
 	edits := []tree.Edit{{Path: dir, Value: map[string]any{}}}
 	for _, a := range accounts {
 		aliases := slices.Sorted(slices.Values(a.Aliases))
-		for _, name := range append([]string{a.Email}, aliases...) {
+		names := append([]string{a.Email}, aliases...)
+		if strings.HasPrefix(a.Email, "principal://") {
+			names = aliases
+		}
+		for _, name := range names {
 			edits = append(edits,
 				tree.Edit{Path: dir + "/" + name + "/aliases", Value: list(aliases)},
 				tree.Edit{Path: dir + "/" + name + "/email", Value: a.Email},

@@ -21,6 +21,7 @@ const (
 	Write   Kind = "write"   // a guest wrote an attribute
 	Edit    Kind = "edit"    // somebody edited a document through the admin API
 	Reload  Kind = "reload"  // the configuration was read again
+	Token   Kind = "token"   // a Pod was given a token, or refused one
 )
 
 // An Entry is one event. Fields that mean nothing for its kind are zero.
@@ -37,6 +38,16 @@ type Entry struct {
 	Took     time.Duration `json:"took,omitempty"` // nanoseconds
 	Err      error         `json:"-"`              // for the log; never for a workload
 	Detail   string        `json:"detail,omitempty"`
+	Grant    *Grant        `json:"grant,omitempty"` // of Token
+}
+
+// A Grant says which token, and whose. It does not change.
+type Grant struct {
+	Account string    `json:"account"`         // Kubernetes service account, NAMESPACE/NAME
+	Email   string    `json:"email,omitempty"` // of the service account of Google that it acts as
+	Token   string    `json:"token"`           // access token, ID token
+	For     string    `json:"for"`             // 8 hexadecimal digits that are the same for the same scopes or audience
+	Expiry  time.Time `json:"expiry,omitzero"` // zero: it was refused
 }
 
 // A Journal keeps the latest entries. Adding allocates nothing, and takes no

@@ -69,7 +69,7 @@ func (r *request) token(*tree.Node) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	scopes, err := r.scopes(a.scopes)
+	scopes, err := r.scopes(a)
 	if err != nil {
 		return reply{}, err
 	}
@@ -119,7 +119,8 @@ func (m *minted) holds(now time.Time) bool {
 
 // scopes returns the scopes of the token: the account's, unless the request
 // or the instance asks for exactly those of the request (section 5.4).
-func (r *request) scopes(held []string) ([]string, error) {
+func (r *request) scopes(a *account) ([]string, error) {
+	held := a.scopes
 	if r.query.raw == "" {
 		return held, nil
 	}
@@ -141,6 +142,9 @@ func (r *request) scopes(held []string) ([]string, error) {
 		return held, nil
 	}
 	asked := token.Scopes(strings.Split(list, ",")...)
+	if a.AnyScopes && len(asked) > 0 {
+		return asked, nil
+	}
 	if len(asked) == 0 || !tree.True(enforce) && !r.instance.EnforceScopes &&
 		!r.found.tree.Enabled("enable-access-token-enforce-scopes") {
 		return held, nil
