@@ -38,6 +38,7 @@ var imports = map[string]map[string]string{
 		"internal/config":     "opens what the file describes",
 		"internal/credential": "opens the sources",
 		"internal/exchange":   "gives all sources one client",
+		"internal/gke":        "callers can be the Pods of a node, and are counted",
 		"internal/fleet":      "builds the instances and the routes",
 		"internal/issuer":     "serves the keys of the offline issuer",
 		"internal/journal":    "logs and counts what happened",
@@ -83,6 +84,7 @@ var imports = map[string]map[string]string{
 	},
 	"internal/config": {
 		"internal/credential": "a source in the file is a credential.Config",
+		"internal/gke":        "the section gke in the file is a gke.Config",
 		"internal/tree":       "what the file sets on a document is a tree.Edit",
 	},
 	"internal/credential": {
@@ -98,6 +100,13 @@ var imports = map[string]map[string]string{
 		"internal/token": "an account mints from a source",
 		"internal/tree":  "an instance has a document",
 	},
+	"internal/gke": {
+		"internal/exchange": "a Pod's token is exchanged, and impersonates, as that of any other federation does",
+		"internal/fleet":    "a cluster is a resolver: a Pod is an instance",
+		"internal/journal":  "one entry per token that a Pod is given or refused",
+		"internal/token":    "what a Pod gets, and how long it is kept",
+		"internal/tree":     "the document of a node",
+	},
 	"internal/issuer": {
 		"internal/token": "an identity of the issuer is a token.Source",
 	},
@@ -108,7 +117,6 @@ var imports = map[string]map[string]string{
 	},
 
 	// What knows nothing of ours.
-	"internal/gke":         {},
 	"internal/intercept":   {},
 	"internal/journal":     {},
 	"internal/passthrough": {},

@@ -126,9 +126,10 @@ func (d *decoder) check(c *Config) {
 	}
 
 	var instances, listeners []string
-	if len(c.Instances) == 0 && d.sound("instances") {
+	if len(c.Instances) == 0 && c.GKE == nil && d.sound("instances") {
 		d.at("instances", "needs at least one instance")
 	}
+	d.pods(c)
 	for i := range c.Instances {
 		instances = append(instances, c.Instances[i].Name)
 		path := join("instances", c.Instances[i].Name)
@@ -156,6 +157,33 @@ func (d *decoder) check(c *Config) {
 		if r.Instance == "" && d.sound(path) {
 			d.at(path, "needs the field instance")
 		}
+	}
+}
+
+// perPod is how many connections a Pod may have.
+const perPod = 200
+
+// pods checks the section gke.
+func (d *decoder) pods(c *Config) {
+	if c.GKE == nil {
+		return
+	}
+	if len(c.Instances) > 0 {
+		d.at("instances", "with gke every Pod is an instance; remove either instances or gke")
+	}
+	if len(c.Routes) > 0 {
+		d.at("routes", "with gke a caller is the Pod it comes from; remove either routes or gke")
+	}
+	for i := range c.Listen {
+		if t := c.Listen[i].TLS; t != nil && t.ClientDir != "" {
+			d.at(join("listen", c.Listen[i].Name)+".tls.client_dir", "is for a machine; with gke there is none")
+		}
+	}
+	if c.Limits.PerSource == 0 {
+		c.Limits.PerSource = perPod
+	}
+	if err := c.GKE.Validate(); err != nil && d.sound("gke") {
+		d.at("gke", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/gke"
 	"github.com/gcemds/gcemds/internal/tree"
 )
 
@@ -38,6 +39,7 @@ type Config struct {
 	Instances []Instance                   `yaml:"instances"`
 	Listen    []Listener                   `yaml:"listen"`
 	Routes    []Route                      `yaml:"routes"` // the first that fits decides; none: all are the first instance
+	GKE       *gke.Config                  `yaml:"gke"`    // set: callers are Pods, and there are no Instances and no Routes
 
 	root  *yaml.Node // what Show prints
 	files []string
@@ -71,6 +73,7 @@ type Limits struct {
 	Connections     int `yaml:"connections"`            // open connections at a time, per listener
 	GuestAttributes int `yaml:"guest_attributes_bytes"` // of an instance
 	RefreshTokens   int `yaml:"refresh_tokens"`         // sets of scopes of an account, over all instances; 0: no limit
+	PerSource       int `yaml:"connections_per_source"` // open connections of one address, per listener; 0: no limit, or 200 with GKE
 }
 
 // An Instance is a machine to be served.
@@ -136,6 +139,9 @@ func load(name string, data []byte, settings []given) (*Config, error) {
 	root := parse("", starter, d.fault)
 	if data != nil {
 		merge(root, parse(name, data, d.fault))
+	}
+	if kubernetes := child(root, "gke"); kubernetes != nil && kubernetes.Tag != "!!null" {
+		withoutDefault(root, "instances")
 	}
 	for _, g := range settings {
 		g.apply(g, root, d.fault)

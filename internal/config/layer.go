@@ -183,6 +183,15 @@ func merge(base, file *yaml.Node) {
 	}
 }
 
+// withoutDefault empties a section of names, unless the file has it.
+func withoutDefault(root *yaml.Node, section string) {
+	for key, value := range pairs(root) {
+		if key.Value == section && key.Line == 0 {
+			value.Content = nil
+		}
+	}
+}
+
 // put sets a value at a path of keys. What is missing on the way is made; what
 // is not a mapping stays, it is a fault that the decoder will find.
 func put(n, value *yaml.Node, keys ...string) {

@@ -26,6 +26,7 @@ import (
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/gke"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/server"
@@ -40,6 +41,10 @@ type Options struct {
 	Log     *slog.Logger         // default: nowhere
 	Metrics *prometheus.Registry // default: one of its own
 	Version string
+
+	// Kubernetes is asked where callers are Pods; nil: the cluster that the
+	// configuration leads to.
+	Kubernetes gke.API
 }
 
 // A Daemon is everything that runs in one process. Its methods may be called
@@ -52,6 +57,7 @@ type Daemon struct {
 	cache   *token.Cache
 	env     credential.Env
 	router  fleet.Router
+	cluster *gke.Cluster // the resolver instead of router; nil: callers are no Pods
 	server  *server.Server
 	started time.Time
 
@@ -115,8 +121,12 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	d.watched.changed(c.Files()) // from here on no change is missed
 	d.kept = contents(keptFiles(c))
 	d.env = credential.Env{Client: &exchange.Client{Log: d.log}, Issuer: d.issuer, Log: d.log}
-	d.server = server.New(&d.router, d.journal, server.Limits{
-		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes,
+	callers, err := d.resolver(c)
+	if err != nil {
+		return nil, fmt.Errorf("gke: %w", err)
+	}
+	d.server = server.New(callers, d.journal, server.Limits{
+		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes, PerSource: c.Limits.PerSource,
 	})
 	d.server.ClientCertificate = d.clientCertificate
 	name, value := d.server.Mark()
@@ -160,6 +170,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	var background sync.WaitGroup
 	background.Go(func() { d.watch(ctx) })
+	if d.cluster != nil {
+		background.Go(func() { d.cluster.Run(ctx) })
+	}
 	background.Go(func() { d.renewClientCertificates(ctx) })
 
 	d.setReady(true)
@@ -259,7 +272,7 @@ func (d *Daemon) reload(ctx context.Context) error {
 		now, new any
 	}{
 		{"listen", old.Listen, c.Listen}, {"admin", old.Admin, c.Admin}, {"issuer", old.Issuer, c.Issuer},
-		{"limits", old.Limits, c.Limits}, {"log", old.Log, c.Log},
+		{"limits", old.Limits, c.Limits}, {"log", old.Log, c.Log}, {"gke", old.GKE, c.GKE}, {"endpoints", endpoints(old), endpoints(c)},
 	} {
 		if !reflect.DeepEqual(fixed.now, fixed.new) {
 			return fmt.Errorf("%s: a change of %s needs a restart; nothing was changed", c.Name, fixed.name)
@@ -288,6 +301,9 @@ func keptFiles(c *config.Config) (files []string) {
 	}
 	if c.Issuer.KeyFile != "" {
 		files = append(files, c.Issuer.KeyFile)
+	}
+	if c.GKE != nil && c.GKE.Kubeconfig != "" {
+		files = append(files, c.GKE.Kubeconfig)
 	}
 	return files
 }
@@ -371,6 +387,12 @@ func (d *Daemon) health() http.Handler {
 		for name, f := range followers {
 			if f.absent() != nil {
 				http.Error(w, "instance "+name+" has no document yet: its metadata server has not answered", http.StatusServiceUnavailable)
+				return
+			}
+		}
+		if d.cluster != nil {
+			if err := d.cluster.Ready(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
 				return
 			}
 		}

@@ -7,13 +7,24 @@
 // numbers refer to it.
 package gke
 
-import "time"
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Config is the section gke of the configuration. With it, callers are Pods of
 // one node.
 type Config struct {
-	Node       string `yaml:"node"`       // name of the node that we run on; default: the variable NODE_NAME
-	Kubeconfig string `yaml:"kubeconfig"` // file that leads to the cluster; "": the account of the Pod that we run in
+	Node       string `yaml:"node"`                 // name of the node that we run on; default: the variable NODE_NAME
+	Kubeconfig string `yaml:"kubeconfig" is:"file"` // file that leads to the cluster; "": the account of the Pod that we run in
 
 	ProjectID     string `yaml:"project_id"`
 	ProjectNumber string `yaml:"project_number"` // "": that of the provider
@@ -50,14 +61,96 @@ type Provider struct {
 	// the cluster's tokens, that of their exchange, and its address.
 	Audience    string `yaml:"audience"`
 	STSAudience string `yaml:"sts_audience"`
-	STSURL      string `yaml:"sts_url"`
+	STSURL      string `yaml:"sts_url" is:"url"`
 }
 
 // Projected says where the kubelet puts the tokens of Pods, for a server that
 // has no right to make any: in a projected volume of each Pod that wants an
 // identity.
 type Projected struct {
-	Dir    string `yaml:"dir"`    // of the kubelet's Pods; default /var/lib/kubelet/pods
-	Volume string `yaml:"volume"` // name of the volume; default gcemds
-	Path   string `yaml:"path"`   // of the token in the volume; default token
+	Dir    string `yaml:"dir" is:"place"` // of the kubelet's Pods; default /var/lib/kubelet/pods
+	Volume string `yaml:"volume"`         // name of the volume; default gcemds
+	Path   string `yaml:"path"`           // of the token in the volume; default token
+}
+
+// The values of Config.Attest.
+const (
+	AttestHost = "host"
+	AttestAll  = "all"
+	AttestNone = "none"
+)
+
+var (
+	projectID     = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
+	projectNumber = regexp.MustCompile(`^[0-9]{1,20}$`)
+)
+
+// Validate reports all that is wrong with the section itself. It asks nobody.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	switch {
+	case c.ProjectID == "":
+		fault("project_id is missing: the project whose identity Pods have")
+	case !projectID.MatchString(c.ProjectID):
+		fault("project_id %.100q is not the id of a project", c.ProjectID)
+	}
+	switch number := cmp.Or(c.ProjectNumber, c.Provider.ProjectNumber()); {
+	case number == "":
+		fault("project_number is missing, and the provider does not have it")
+	case !projectNumber.MatchString(number):
+		fault("project_number %.100q is not a number", number)
+	}
+	if err := c.Provider.Validate(); err != nil {
+		fault("provider: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Providers)) {
+		if err := c.Providers[name].Validate(); err != nil {
+			fault("providers.%s: %w", name, err)
+		}
+	}
+	switch c.Attest {
+	case "", AttestHost, AttestAll, AttestNone:
+	default:
+		fault("attest is host, all or none")
+	}
+	if c.MaxTokenAge != 0 && c.MaxTokenAge < minTokenAge {
+		fault("max_token_age is at least %v: programs renew a token when that little is left", minTokenAge)
+	}
+	for _, word := range [][2]string{{"pool", c.Pool}, {"cluster.name", c.Cluster.Name}, {"cluster.location", c.Cluster.Location}, {"cluster.uid", c.Cluster.UID}} {
+		if strings.ContainsFunc(word[1], func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }) {
+			fault("%s %.100q has characters that it cannot have", word[0], word[1])
+		}
+	}
+	if p := c.Projected; p != nil {
+		if strings.Contains(p.Volume, "/") || p.Volume == ".." {
+			fault("projected.volume %.100q is not the name of a volume", p.Volume)
+		}
+		if p.Path != "" && !filepath.IsLocal(p.Path) {
+			fault("projected.path %.100q leads out of the volume", p.Path)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// minTokenAge is what a token must live for to be of use (section 2.8).
+const minTokenAge = 5 * time.Minute
+
+// complete returns the configuration with what was left out.
+func (c Config) complete() (Config, error) {
+	c.Node = cmp.Or(c.Node, os.Getenv("NODE_NAME"))
+	if c.Node == "" {
+		return c, errors.New("the name of the node that we run on is not known: set the variable NODE_NAME from the field spec.nodeName of the Pod, or node")
+	}
+	c.ProjectNumber = cmp.Or(c.ProjectNumber, c.Provider.ProjectNumber())
+	c.Pool = cmp.Or(c.Pool, c.ProjectID+poolSuffix)
+	c.Attest = cmp.Or(c.Attest, AttestHost)
+	if c.Projected != nil {
+		p := *c.Projected
+		p.Dir = cmp.Or(p.Dir, "/var/lib/kubelet/pods")
+		p.Volume = cmp.Or(p.Volume, "gcemds")
+		p.Path = cmp.Or(p.Path, "token")
+		c.Projected = &p
+	}
+	return c, nil
 }

@@ -57,7 +57,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // Bound wraps a listener for HTTP: it accepts at most Limits.Connections at a
-// time, and ends a connection whose client does not read what it asked for.
+// time, closes what one address has beyond Limits.PerSource, and ends a
+// connection whose client does not read what it asked for.
 func (s *Server) Bound(l net.Listener) net.Listener {
-	return newBoundListener(l, s.limits.Connections)
+	return newBoundListener(l, s.limits.Connections, s.limits.PerSource)
 }

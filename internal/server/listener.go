@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -9,7 +10,8 @@ import (
 )
 
 // A boundListener accepts as many connections as there are places in free;
-// further ones wait in the kernel's queue. It also keeps the time of all of
+// further ones wait in the kernel's queue. Those that one address has beyond
+// its share are closed, so that they keep nobody else waiting. It also keeps the time of all of
 // them: net/http moves a deadline four times in each request, and a timer of
 // the runtime for each of these would be a good part of what a leaf costs.
 type boundListener struct {
@@ -21,18 +23,46 @@ type boundListener struct {
 	tick  atomic.Int64 // of sweeps
 	mu    sync.Mutex
 	conns map[*boundConn]struct{}
-	sweep *time.Timer // runs while there are connections
+	share int                // connections of one address; 0: no limit
+	held  map[netip.Addr]int // by each, if there is a limit
+	sweep *time.Timer        // runs while there are connections
 }
 
 // sweepEvery is how late a deadline may be.
 const sweepEvery = time.Second
 
-func newBoundListener(l net.Listener, places int) *boundListener {
+func newBoundListener(l net.Listener, places, share int) *boundListener {
 	return &boundListener{
 		Listener: l,
 		free:     make(chan struct{}, places),
 		closed:   make(chan struct{}),
 		conns:    map[*boundConn]struct{}{},
+		share:    share,
+		held:     map[netip.Addr]int{},
+	}
+}
+
+// take counts a connection of an address, unless that has its share.
+func (l *boundListener) take(from netip.Addr) bool {
+	if l.share == 0 || !from.IsValid() {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[from] >= l.share {
+		return false
+	}
+	l.held[from]++
+	return true
+}
+
+// drop is the end of what take counted. The lock is held.
+func (l *boundListener) drop(from netip.Addr) {
+	if l.share == 0 || !from.IsValid() {
+		return
+	}
+	if l.held[from]--; l.held[from] == 0 {
+		delete(l.held, from)
 	}
 }
 
@@ -43,11 +73,15 @@ func (l *boundListener) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	conn, err := l.Listener.Accept()
+	for err == nil && !l.take(addrPort(conn.RemoteAddr()).Addr().Unmap()) {
+		conn.Close()
+		conn, err = l.Listener.Accept()
+	}
 	if err != nil {
 		<-l.free
 		return nil, err
 	}
-	c := &boundConn{Conn: conn, listener: l}
+	c := &boundConn{Conn: conn, listener: l, from: addrPort(conn.RemoteAddr()).Addr().Unmap()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}
@@ -83,6 +117,7 @@ func (l *boundListener) sweepAll() {
 type boundConn struct {
 	net.Conn
 	listener *boundListener
+	from     netip.Addr
 	once     sync.Once
 	writing  atomic.Int64 // since that tick, plus one; 0: no write is under way
 
@@ -167,6 +202,7 @@ func (c *boundConn) Close() error {
 		l := c.listener
 		l.mu.Lock()
 		delete(l.conns, c)
+		l.drop(c.from)
 		l.mu.Unlock()
 		<-l.free
 	})

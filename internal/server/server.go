@@ -28,6 +28,7 @@ type Limits struct {
 	HangingGets     int // waiting requests at a time; default 16384
 	Connections     int // open connections at a time, per listener; default 20480
 	GuestAttributes int // bytes of all guest attributes of an instance; default 1 MiB
+	PerSource       int // open connections at a time of one address, per listener; default no limit
 }
 
 func (l Limits) withDefaults() Limits {
