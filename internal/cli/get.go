@@ -129,15 +129,18 @@ func printJSON(w io.Writer, v any) error {
 
 func newStatus() *cobra.Command {
 	var r remote
-	var asJSON bool
+	var asJSON, ready bool
 	c := &cobra.Command{
 		Use:     "status",
 		Short:   "Show what a running server serves",
-		Example: "  gcemds status\n  gcemds status --json",
+		Example: "  gcemds status\n  gcemds status --json\n  gcemds status --ready",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := r.client().Status(c.Context())
 			if err != nil {
 				return err
+			}
+			if ready && !s.Ready {
+				return &ended{exitNoServer, errors.New("the server is not ready: it is starting or stopping")}
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), s)
@@ -147,6 +150,7 @@ func newStatus() *cobra.Command {
 	}
 	r.flags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&ready, "ready", false, "fail while the server is not ready, as a probe should")
 	return c
 }
 

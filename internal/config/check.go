@@ -148,6 +148,9 @@ func (d *decoder) check(c *Config) {
 	}
 	d.take("admin.socket", c.Admin.Socket, taken)
 	d.take("admin.http", c.Admin.HTTP, taken)
+	if c.Admin.ReusePort && c.Admin.HTTP == "" {
+		d.at("admin.reuse_port", "is for admin.http, and there is none")
+	}
 	d.take("issuer.listen", c.Issuer.Listen, taken)
 
 	for i, r := range c.Routes {
@@ -287,6 +290,9 @@ func (d *decoder) listener(path string, l *Listener, taken map[string]string) {
 		l.Mode = 0o660
 	case l.Unix == "" && l.Mode != 0:
 		d.at(path+".mode", "is for Unix sockets only")
+	}
+	if l.ReusePort && l.TCP == "" {
+		d.at(path+".reuse_port", "is for tcp only")
 	}
 	if t := l.TLS; t != nil && (t.CA == "") != (t.CAKey == "") {
 		d.at(path+".tls", "ca and ca_key belong together; give both, or none to have them made in dir")

@@ -55,6 +55,8 @@ type Log struct {
 type Admin struct {
 	Socket string `yaml:"socket" is:"socket"` // "": the usual place of this user
 	HTTP   string `yaml:"http" is:"address"`  // of /healthz, /readyz and /metrics; "": off
+
+	ReusePort bool `yaml:"reuse_port"` // other gcemds of this user may listen at HTTP too
 }
 
 // Issuer is the offline issuer.
@@ -107,6 +109,7 @@ type Listener struct {
 	Mode        fs.FileMode `yaml:"mode"`         // permissions of Unix; default 0660
 	FD          string      `yaml:"fd" is:"name"` // name of a socket that systemd passes on (LISTEN_FDNAMES)
 	AllowRemote bool        `yaml:"allow_remote"`
+	ReusePort   bool        `yaml:"reuse_port"` // others of this user may listen at TCP too
 	TLS         *TLS        `yaml:"tls"`
 }
 

@@ -333,7 +333,7 @@ func (d *Daemon) Status() admin.Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := admin.Status{
-		Version: d.options.Version, PID: os.Getpid(), Started: d.started,
+		Version: d.options.Version, PID: os.Getpid(), Ready: d.ready, Started: d.started,
 		Config: d.config.Name, Issuer: d.issuerURL, Hanging: d.server.Waiting(),
 	}
 	if d.rejected != nil {

@@ -40,12 +40,12 @@ func (d *Daemon) listen(c *config.Config) error {
 	d.side = append(d.side, d.sideListener("admin socket", l, api.Handler()))
 
 	if c.Admin.HTTP != "" {
-		if l, err = listenTCP(c.Admin.HTTP); err != nil {
+		if l, err = listenTCP(c.Admin.HTTP, c.Admin.ReusePort); err != nil {
 			return fmt.Errorf("admin.http: %w", err)
 		}
 		d.side = append(d.side, d.sideListener("admin http", d.server.Bound(l), d.health()))
 	}
-	if l, err = listenTCP(c.Issuer.Listen); err != nil {
+	if l, err = listenTCP(c.Issuer.Listen, false); err != nil {
 		return fmt.Errorf("issuer.listen: %w", err)
 	}
 	d.issuerURL = "http://" + l.Addr().String()
@@ -89,7 +89,7 @@ func (d *Daemon) workloadListener(c config.Listener, passed map[string][]net.Lis
 	var l net.Listener
 	switch {
 	case c.TCP != "":
-		l, err = listenTCP(c.TCP)
+		l, err = listenTCP(c.TCP, c.ReusePort)
 	case c.Unix != "":
 		l, err = listenUnix(c.Unix, c.Mode)
 	default:

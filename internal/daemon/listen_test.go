@@ -168,6 +168,44 @@ func TestSecondDaemon(t *testing.T) {
 	c.Close()
 }
 
+// TestTakeOver: two daemons that say so listen at one port, and when the first
+// ends the second has it alone. Who does not say so stays out.
+func TestTakeOver(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows lets nobody share a port with those of the same user alone")
+	}
+	const yaml = "admin: {socket: 'SOCKET', http: 'HTTP', reuse_port: true}\nlisten: {main: {tcp: 'MAIN', reuse_port: true}}\n"
+	at := func(w *world, main, health string) {
+		w.write(strings.NewReplacer("SOCKET", w.socket, "MAIN", main, "HTTP", health).Replace(yaml))
+	}
+	first, second := prepare(t, ""), prepare(t, "")
+	at(first, "127.0.0.1:0", "127.0.0.1:0")
+	first.run()
+	main, health := first.Addr("main").String(), first.Addr("admin http").String()
+	stranger := prepare(t, "listen: {main: {tcp: '"+main+"'}}\n")
+	if err := stranger.open(); err == nil || !strings.Contains(err.Error(), "the port is in use") {
+		t.Errorf("a daemon that does not share the port: %v, want that the port is in use", err)
+	}
+	at(second, main, health)
+	second.run()
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 { // each a new connection
+		second.http.CloseIdleConnections()
+		if name := second.value("instance/name"); name != "demo-instance" {
+			t.Fatalf("the second daemon says %q", name)
+		}
+		if status, body := fetch(t, second.http, second.base("admin http")+"/readyz"); status != http.StatusOK {
+			t.Fatalf("/readyz of the second daemon = %d %s", status, body)
+		}
+	}
+	if !second.Status().Ready {
+		t.Error("the status of a daemon that serves is not ready")
+	}
+}
+
 // TestStaleSocket: what a crashed process left does not keep us from starting.
 func TestStaleSocket(t *testing.T) {
 	t.Parallel()

@@ -51,9 +51,19 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
-// listenTCP explains the errors that people make.
-func listenTCP(addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+// listenTCP explains the errors that people make. A port that is shared may be
+// listened on by others too, if they are of the same user and share it: the
+// kernel gives each connection to one of them. So a daemon can take over from
+// another with no moment in which nobody listens.
+func listenTCP(addr string, shared bool) (net.Listener, error) {
+	var config net.ListenConfig
+	if shared {
+		config.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			return errors.Join(c.Control(func(fd uintptr) { err = reusePort(fd) }), err)
+		}
+	}
+	l, err := config.Listen(context.Background(), "tcp", addr)
 	switch {
 	case err == nil:
 		return l, nil
@@ -70,7 +80,7 @@ func listenTCP(addr string) (net.Listener, error) {
 // Listen binds a TCP address. Unless remote is allowed, it must be one that
 // can be reached from this machine only.
 func Listen(addr string, allowRemote bool) (net.Listener, error) {
-	l, err := listenTCP(addr)
+	l, err := listenTCP(addr, false)
 	if err == nil && !allowRemote && !loopback(l.Addr()) {
 		l.Close()
 		return nil, tooOpen(l.Addr())
