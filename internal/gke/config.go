@@ -41,6 +41,7 @@ type Config struct {
 	Attest      string        `yaml:"attest"`        // which callers the kernel is asked about: host (of the host's network; default), all, none
 	MaxTokenAge time.Duration `yaml:"max_token_age"` // after which a token is not handed out any more; 0: as long as it lives
 	Events      bool          `yaml:"events"`        // tell a Pod that is refused by an Event on it
+	StartTaint  string        `yaml:"start_taint"`   // key of a taint that our node is rid of once we are ready; "": none
 	Projected   *Projected    `yaml:"projected"`     // where the kubelet puts tokens; nil: the API server is asked for them
 }
 

@@ -1,0 +1,108 @@
+{{- define "gcemds.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* The name of what has a namespace: that of the release, with "gcemds" in it. */ -}}
+{{- define "gcemds.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "gcemds.name" . -}}
+{{- contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The name of what has none: releases of one name in two namespaces do not meet. */ -}}
+{{- define "gcemds.clustername" -}}
+{{- printf "%s.%s" (include "gcemds.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "gcemds.account" -}}
+{{- default (include "gcemds.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{- define "gcemds.selector" -}}
+app.kubernetes.io/name: {{ include "gcemds.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "gcemds.labels" -}}
+{{ include "gcemds.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "gcemds.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ default $.Chart.AppVersion .tag }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Where the server listens. */ -}}
+{{- define "gcemds.address" -}}
+{{- with .Values.intercept -}}
+{{- if .remove -}}
+127.0.0.1:0
+{{- else if eq .mode "loopback" -}}
+169.254.169.254:80
+{{- else if eq .mode "environment" -}}
+:{{ .port }}
+{{- else -}}
+169.254.169.252:{{ .port }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What the server needs besides nothing, as a list in JSON. Who needs any must be root: Kubernetes gives the
+       capabilities of a container to nobody else. */ -}}
+{{- define "gcemds.capabilities" -}}
+{{- $list := list -}}
+{{- $port := splitList ":" (include "gcemds.address" .) | last | int -}}
+{{- if and (gt $port 0) (lt $port 1024) -}}{{- $list = append $list "NET_BIND_SERVICE" -}}{{- end -}}
+{{- if or (include "gcemds.attests" .) (include "gcemds.hardened" .) -}}{{- $list = append $list "DAC_READ_SEARCH" -}}{{- end -}}
+{{- toJson $list -}}
+{{- end -}}
+
+{{- define "gcemds.attests" -}}
+{{- if ne .Values.gke.attest "none" -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* An empty section is one too: it has defaults. */ -}}
+{{- define "gcemds.hardened" -}}
+{{- if kindIs "map" .Values.gke.projected -}}yes{{- end -}}
+{{- end -}}
+
+{{- define "gcemds.pods" -}}
+{{- default "/var/lib/kubelet/pods" .Values.gke.projected.dir -}}
+{{- end -}}
+
+{{- /* The audiences of the cluster's tokens, as a list in JSON. */ -}}
+{{- define "gcemds.audiences" -}}
+{{- $list := list -}}
+{{- range prepend (values (.Values.gke.providers | default dict)) .Values.gke.provider -}}
+{{- if .audience -}}
+{{- $list = append $list .audience -}}
+{{- else if .membership -}}
+{{- $list = append $list (default (printf "%s.svc.id.goog" $.Values.gke.project_id) .pool) -}}
+{{- else -}}
+{{- $list = append $list (printf "//iam.googleapis.com/%s" (.workload_identity | trimPrefix "https:" | trimPrefix "//iam.googleapis.com/")) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson ($list | uniq | sortAlpha) -}}
+{{- end -}}
+
+{{- /* The configuration file. */ -}}
+{{- define "gcemds.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $admin := dict "socket" "/run/gcemds/admin.sock" -}}
+{{- if .Values.metrics.listen -}}
+{{- $admin = merge $admin (dict "http" .Values.metrics.listen "reuse_port" true) -}}
+{{- end -}}
+{{- $listen := dict "tcp" (include "gcemds.address" .) "allow_remote" true "reuse_port" true -}}
+{{- toYaml (merge (dict "gke" .Values.gke "admin" $admin "listen" (dict "main" $listen)) $config) -}}
+{{- end -}}
