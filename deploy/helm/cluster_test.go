@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // A cluster is a real API server, asked through kubectl.
@@ -50,14 +52,20 @@ func (c *cluster) must(stdin string, args ...string) string {
 	return out
 }
 
+// finally runs kubectl when the test has ended, whatever comes of it.
+func (c *cluster) finally(stdin string, args ...string) {
+	c.t.Cleanup(func() {
+		cmd := exec.Command("kubectl", append([]string{"--kubeconfig=" + c.kubeconfig}, args...)...)
+		cmd.Stdin = strings.NewReader(stdin)
+		cmd.Run()
+	})
+}
+
 // namespace makes a namespace, and takes it away in the end.
 func (c *cluster) namespace(name string) {
 	c.t.Helper()
 	c.must("", "create", "namespace", name)
-	c.t.Cleanup(func() {
-		cleanup := &cluster{c.t, c.kubeconfig}
-		exec.Command("kubectl", "--kubeconfig="+cleanup.kubeconfig, "delete", "namespace", name, "--wait=false").Run()
-	})
+	c.finally("", "delete", "namespace", name, "--wait=false")
 }
 
 // TestAccepted: a real API server knows every field of everything that the
@@ -100,6 +108,42 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// TestForeign: what others have said to the DNS of the cluster stays.
+func TestForeign(t *testing.T) {
+	c := realCluster(t)
+	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rendered(t, "dns: {provider: CoreDNSCustom}")
+	r.cluster = config
+	if _, err := r.render(); err != nil {
+		t.Errorf("where there is no ConfigMap coredns-custom: %v", err)
+	}
+
+	c.must("", "create", "configmap", "coredns-custom", "-n", "kube-system", "--from-literal=other.server=theirs")
+	c.finally("", "delete", "configmap", "coredns-custom", "-n", "kube-system")
+	if _, err := r.render(); err == nil || !strings.Contains(err.Error(), "kube-system has a ConfigMap coredns-custom of somebody else, and the chart does not touch it") {
+		t.Errorf("where somebody else has made the ConfigMap, the chart says %v, want that it does not touch it", err)
+	}
+	data := func() string {
+		return c.must("", "get", "configmap", "coredns-custom", "-n", "kube-system", "-o", "jsonpath={.data}")
+	}
+	c.must("", "apply", "--server-side", "--field-manager=gcemds", "-f", "../kubernetes/coredns-custom.yaml")
+	if got := data(); !strings.Contains(got, `"other.server":"theirs"`) || !strings.Contains(got, "169.254.169.254") {
+		t.Errorf("with the plain manifest the ConfigMap has %s, want both keys", got)
+	}
+	c.must("", "patch", "configmap", "coredns-custom", "-n", "kube-system", "--type=json", "-p", `[{"op":"remove","path":"/data/gcemds.server"}]`)
+	if got := data(); got != `{"other.server":"theirs"}` {
+		t.Errorf("when our key is removed the ConfigMap has %s, want theirs", got)
+	}
+
+	c.must("", "annotate", "configmap", "coredns-custom", "-n", "kube-system", "meta.helm.sh/release-name=gcemds", "meta.helm.sh/release-namespace=gcemds-system")
+	if _, err := r.render(); err != nil {
+		t.Errorf("where this release has made the ConfigMap: %v", err)
+	}
+}
+
 // TestHeld: the API server holds the server's account to what it is for.
 func TestHeld(t *testing.T) {
 	c := realCluster(t)
@@ -114,11 +158,7 @@ func TestHeld(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.must(text, "apply", "-f", "-")
-		t.Cleanup(func() {
-			cmd := exec.Command("kubectl", "--kubeconfig="+c.kubeconfig, "delete", "--ignore-not-found", "-f", "-")
-			cmd.Stdin = strings.NewReader(text)
-			cmd.Run()
-		})
+		c.finally(text, "delete", "--ignore-not-found", "-f", "-")
 	}
 	c.must(`
 apiVersion: v1
@@ -149,11 +189,9 @@ kind: Node
 metadata: {name: held-b}
 spec: {taints: [{key: gcemds.dev/not-ready, effect: NoSchedule}]}
 `, "apply", "-f", "-")
-	t.Cleanup(func() {
-		exec.Command("kubectl", "--kubeconfig="+c.kubeconfig, "delete", "node", "held-a", "held-b").Run()
-		exec.Command("kubectl", "--kubeconfig="+c.kubeconfig, "delete", "pod", "--force", "--grace-period=0", "-n", team, "app").Run()
-		exec.Command("kubectl", "--kubeconfig="+c.kubeconfig, "delete", "pod", "--force", "--grace-period=0", "-n", system, "gcemds").Run()
-	})
+	c.finally("", "delete", "node", "held-a", "held-b")
+	c.finally("", "delete", "pod", "--force", "--grace-period=0", "-n", team, "app")
+	c.finally("", "delete", "pod", "--force", "--grace-period=0", "-n", system, "gcemds")
 	uid := func(namespace, kind, name string) string {
 		return c.must("", "get", "-n", namespace, kind, name, "-o", "jsonpath={.metadata.uid}")
 	}

@@ -15,6 +15,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
+	"k8s.io/client-go/rest"
 )
 
 //go:generate go run . -values testdata/plain.yaml -header testdata/plain.header -o ../kubernetes/pod-identity.yaml
@@ -74,7 +75,8 @@ func run(r release, values, header, out string) error {
 type release struct {
 	chart, name, namespace string
 	values                 map[string]any
-	only                   string // name of a template; "": all
+	only                   string       // name of a template; "": all
+	cluster                *rest.Config // where templates look things up; nil: there is nothing
 }
 
 // order is that of installation: who needs something comes after it.
@@ -119,7 +121,11 @@ func (r release) files() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := engine.Render(chart, values)
+	var with engine.Engine
+	if r.cluster != nil {
+		with = engine.New(r.cluster)
+	}
+	rendered, err := with.Render(chart, values)
 	if err != nil {
 		return nil, err
 	}
