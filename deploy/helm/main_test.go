@@ -385,6 +385,45 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// TestReasons: each right that the chart can ask for has its reason in the
+// documents, and no right is told of that it never asks for.
+func TestReasons(t *testing.T) {
+	page, err := os.ReadFile("../../docs/how-to/kubernetes-pods.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]bool{} // "resource verb"
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\| ((?:`[a-z]+`(?:, )?)+) \\| .+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		for _, verb := range strings.Split(row[2], ", ") {
+			told[row[1]+" "+strings.Trim(verb, "`")] = false
+		}
+	}
+	for _, c := range cases {
+		text, err := rendered(t, c.values).render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range parse(t, text) {
+			rules, _ := o.at("rules").([]any)
+			for _, r := range rules {
+				rule := object(r.(map[string]any))
+				for _, verb := range rule.at("verbs").([]any) {
+					right := rule.at("resources.0").(string) + " " + verb.(string)
+					if _, ok := told[right]; !ok || rule.at("resources.1") != nil {
+						t.Errorf("%s: the chart asks for the right %q, and docs/how-to/kubernetes-pods.md does not say why", c.name, right)
+					}
+					told[right] = true
+				}
+			}
+		}
+	}
+	for right, asked := range told {
+		if !asked {
+			t.Errorf("docs/how-to/kubernetes-pods.md says why the chart asks for the right %q, and it never does", right)
+		}
+	}
+}
+
 // TestWritten: the plain manifests are what the chart is today.
 func TestWritten(t *testing.T) {
 	source, err := os.ReadFile("main.go")
