@@ -23,6 +23,7 @@ type Status struct {
 	Listeners   []Listener `json:"listeners"`
 	Issuer      string     `json:"issuer,omitempty"` // base URL of the offline issuer
 	Instances   []Instance `json:"instances"`
+	Node        string     `json:"node,omitempty"` // where callers are Pods: whose
 	Hanging     int        `json:"hanging_requests"`
 }
 

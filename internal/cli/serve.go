@@ -170,6 +170,9 @@ func named(i admin.Instance) string {
 
 // banner says what is served, and what to paste to use it.
 func banner(w io.Writer, s admin.Status) {
+	if s.Node != "" {
+		fmt.Fprintf(w, "serving the Pods of the node %s\n", s.Node)
+	}
 	for _, i := range s.Instances {
 		who := "no service account"
 		if i.Upstream != "" {

@@ -42,9 +42,9 @@ type Options struct {
 	Metrics *prometheus.Registry // default: one of its own
 	Version string
 
-	// Kubernetes is asked where callers are Pods; nil: the cluster that the
-	// configuration leads to.
-	Kubernetes gke.API
+	// Peer asks the kernel who is at the other end of a connection, see
+	// server.Server.Peer; nil: it is not asked.
+	Peer func(*fleet.Caller) func(context.Context) (fleet.Peer, error)
 }
 
 // A Daemon is everything that runs in one process. Its methods may be called
@@ -129,6 +129,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes, PerSource: c.Limits.PerSource,
 	})
 	d.server.ClientCertificate = d.clientCertificate
+	d.server.Peer = o.Peer
 	name, value := d.server.Mark()
 	d.env.Header = map[string]string{name: value}
 
@@ -341,6 +342,9 @@ func (d *Daemon) Status() admin.Status {
 	}
 	for _, l := range d.listeners {
 		s.Listeners = append(s.Listeners, admin.Listener{Name: l.name, Address: l.Addr().String(), TLS: l.authority != nil})
+	}
+	if d.cluster != nil {
+		s.Node = d.cluster.Node()
 	}
 	for _, i := range d.instances {
 		shown := admin.Instance{Name: i.Name, Accounts: []admin.Account{}}

@@ -27,6 +27,7 @@ import (
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/daemon"
+	"github.com/gcemds/gcemds/internal/fleet"
 )
 
 // TestMain runs the tests and then sees to it that no daemon left a goroutine.
@@ -74,6 +75,7 @@ type world struct {
 	metrics *prometheus.Registry
 	http    *http.Client
 	stop    func() error // ends Run and returns what it returned
+	peer    func(*fleet.Caller) func(context.Context) (fleet.Peer, error)
 }
 
 // A safeBuffer is what log lines are written to.
@@ -163,7 +165,7 @@ func (w *world) open() error {
 		return err
 	}
 	w.Daemon, err = daemon.New(w.t.Context(), daemon.Options{
-		Config: c, Load: w.load, Metrics: w.metrics, Version: "v0-test",
+		Config: c, Load: w.load, Metrics: w.metrics, Version: "v0-test", Peer: w.peer,
 		Log: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	return err

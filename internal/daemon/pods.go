@@ -17,16 +17,11 @@ func (d *Daemon) resolver(c *config.Config) (fleet.Resolver, error) {
 	if c.GKE == nil {
 		return &d.router, nil
 	}
-	api := d.options.Kubernetes
-	if api == nil {
-		kubernetes, err := gke.OpenKubernetes(c.GKE.Kubeconfig, "gcemds/"+cmp.Or(d.options.Version, "devel"))
-		if err != nil {
-			return nil, err
-		}
-		api = kubernetes
+	api, err := gke.OpenKubernetes(c.GKE.Kubeconfig, "gcemds/"+cmp.Or(d.options.Version, "devel"))
+	if err != nil {
+		return nil, err
 	}
 	google := gke.Google{Client: d.env.Client, STS: c.Endpoints.STS, IAM: c.Endpoints.IAMCredentials}
-	var err error
 	d.cluster, err = gke.New(gke.Options{Config: *c.GKE, API: api, Tokens: d.cache, Google: google, Journal: d.journal, Log: d.log})
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gcemds/gcemds/internal/gke"
 	"github.com/gcemds/gcemds/internal/journal"
 )
 
@@ -24,6 +25,11 @@ func TestReference(t *testing.T) {
 	}
 	m.add(journal.Entry{Kind: journal.Request, Class: "token"}) // a metric with labels shows once it has a value
 	m.add(journal.Entry{Kind: journal.Reload})
+	pods, err := gke.New(gke.Options{Config: gke.Config{Node: "node-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.MustRegister(podMetrics{pods})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +39,7 @@ func TestReference(t *testing.T) {
 			t.Errorf("%s does not mention `%s`", name, f.GetName())
 		}
 	}
-	if len(families) < 7 {
+	if len(families) < 16 {
 		t.Errorf("only %d metrics were found", len(families))
 	}
 }

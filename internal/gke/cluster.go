@@ -86,6 +86,9 @@ func New(o Options) (*Cluster, error) {
 	return c, nil
 }
 
+// Node is the name of the node whose Pods are served.
+func (c *Cluster) Node() string { return c.config.Node }
+
 // Run watches until the context ends. It is called once.
 func (c *Cluster) Run(ctx context.Context) {
 	c.ctx = ctx
