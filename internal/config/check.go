@@ -130,6 +130,11 @@ func (d *decoder) check(c *Config) {
 		d.at("instances", "needs at least one instance")
 	}
 	d.pods(c)
+	if c.Passthrough != nil && d.sound("passthrough") {
+		if err := c.Passthrough.Validate(); err != nil {
+			d.at("passthrough", "%v", err)
+		}
+	}
 	for i := range c.Instances {
 		instances = append(instances, c.Instances[i].Name)
 		path := join("instances", c.Instances[i].Name)

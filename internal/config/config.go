@@ -19,6 +19,7 @@ import (
 
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/gke"
+	"github.com/gcemds/gcemds/internal/passthrough"
 	"github.com/gcemds/gcemds/internal/tree"
 )
 
@@ -40,6 +41,8 @@ type Config struct {
 	Listen    []Listener                   `yaml:"listen"`
 	Routes    []Route                      `yaml:"routes"` // the first that fits decides; none: all are the first instance
 	GKE       *gke.Config                  `yaml:"gke"`    // set: callers are Pods, and there are no Instances and no Routes
+
+	Passthrough *passthrough.Config `yaml:"passthrough"` // set: requests for the metadata service of another cloud reach it
 
 	root  *yaml.Node // what Show prints
 	files []string

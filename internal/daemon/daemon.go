@@ -129,6 +129,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes, PerSource: c.Limits.PerSource,
 	})
 	d.server.ClientCertificate = d.clientCertificate
+	d.peers(c)
 	d.server.Peer = o.Peer
 	name, value := d.server.Mark()
 	d.env.Header = map[string]string{name: value}
@@ -274,6 +275,7 @@ func (d *Daemon) reload(ctx context.Context) error {
 	}{
 		{"listen", old.Listen, c.Listen}, {"admin", old.Admin, c.Admin}, {"issuer", old.Issuer, c.Issuer},
 		{"limits", old.Limits, c.Limits}, {"log", old.Log, c.Log}, {"gke", old.GKE, c.GKE}, {"endpoints", endpoints(old), endpoints(c)},
+		{"passthrough", old.Passthrough, c.Passthrough},
 	} {
 		if !reflect.DeepEqual(fixed.now, fixed.new) {
 			return fmt.Errorf("%s: a change of %s needs a restart; nothing was changed", c.Name, fixed.name)

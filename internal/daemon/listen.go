@@ -86,6 +86,9 @@ func (d *Daemon) sideListener(name string, l net.Listener, h http.Handler) *list
 
 func (d *Daemon) workloadListener(c config.Listener, passed map[string][]net.Listener) (_ *listener, err error) {
 	out := &listener{name: c.Name, http: d.server.HTTP(d.base, c.Name, d.log)}
+	if out.http.Handler, err = d.passes(out.http.Handler); err != nil {
+		return nil, err
+	}
 	var l net.Listener
 	switch {
 	case c.TCP != "":

@@ -2,13 +2,19 @@ package daemon
 
 import (
 	"cmp"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gcemds/gcemds/internal/attest"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/gke"
+	"github.com/gcemds/gcemds/internal/passthrough"
 )
 
 // resolver returns who says which instance a caller is: the routes of the
@@ -27,6 +33,41 @@ func (d *Daemon) resolver(c *config.Config) (fleet.Resolver, error) {
 		return nil, err
 	}
 	return d.cluster, d.options.Metrics.Register(podMetrics{d.cluster})
+}
+
+// googles are the addresses that a caller may have dialled to get here, where
+// another has been put in their place.
+var googles = []netip.AddrPort{netip.MustParseAddrPort("169.254.169.254:80"), netip.MustParseAddrPort("[fd20:ce::254]:80")}
+
+// peers has the kernel asked who callers are that share the address of the
+// host.
+func (d *Daemon) peers(c *config.Config) {
+	if c.GKE != nil && c.GKE.Attest != gke.AttestNone {
+		d.server.Peer = (&attest.Attestor{Dialled: googles}).Peer
+	}
+}
+
+// passes puts what leads to the metadata service of another cloud in front of
+// a handler, if that is configured. Pods may go there only if it says so: they
+// would get what the node gets.
+func (d *Daemon) passes(next http.Handler) (http.Handler, error) {
+	c := d.config
+	if c.Passthrough == nil {
+		return next, nil
+	}
+	p, err := passthrough.New(*c.Passthrough, d.log)
+	if err != nil {
+		return nil, fmt.Errorf("passthrough: %w", err)
+	}
+	may := func(r *http.Request) bool {
+		if d.cluster == nil || c.Passthrough.Pods {
+			return true
+		}
+		remote, err := netip.ParseAddrPort(r.RemoteAddr)
+		local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		return err == nil && ok && d.cluster.OfHost(remote.Addr(), local.AddrPort().Addr())
+	}
+	return p.Handler(next, may), nil
 }
 
 // endpoints are those that cannot change while Pods are served: their sources

@@ -31,6 +31,10 @@ type API interface {
 	// bound to the Pod. It lives for about that long, at least 10 minutes.
 	CreateToken(ctx context.Context, sa ServiceAccount, pod Pod, audience string, life time.Duration) (jwt string, err error)
 
+	// Untaint takes the taints of a key off a node, if there are any, and
+	// changes nothing else of it.
+	Untaint(ctx context.Context, node, key string) error
+
 	// Warn puts an Event on the Pod.
 	Warn(ctx context.Context, pod Pod, reason, message string) error
 }

@@ -83,6 +83,7 @@ const (
 
 var (
 	projectID     = regexp.MustCompile(`^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$`)
+	taintKey      = regexp.MustCompile(`^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
 	projectNumber = regexp.MustCompile(`^[0-9]{1,20}$`)
 )
 
@@ -101,6 +102,9 @@ func (c Config) Validate() error {
 		fault("project_number is missing, and the provider does not have it")
 	case !projectNumber.MatchString(number):
 		fault("project_number %.100q is not a number", number)
+	}
+	if c.StartTaint != "" && !taintKey.MatchString(c.StartTaint) {
+		fault("start_taint %.100q is not the key of a taint, such as gcemds.dev/starting", c.StartTaint)
 	}
 	if err := c.Provider.Validate(); err != nil {
 		fault("provider: %w", err)

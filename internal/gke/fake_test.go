@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -72,6 +73,18 @@ func (f *fakeAPI) ServiceAccount(ctx context.Context, namespace, name string) it
 	return see(ctx, f.account(namespace, name))
 }
 func (f *fakeAPI) ClusterUID(context.Context) (string, error) { return "cluster-1", nil }
+
+// did reports whether that was asked for.
+func (f *fakeAPI) did(what string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.warned, what)
+}
+
+func (f *fakeAPI) Untaint(_ context.Context, node, key string) error {
+	f.set(func(f *fakeAPI) { f.warned = append(f.warned, node+" without "+key) })
+	return nil
+}
 func (f *fakeAPI) Warn(_ context.Context, p Pod, reason, _ string) error {
 	f.set(func(f *fakeAPI) { f.warned = append(f.warned, p.Name+" "+reason) })
 	return nil

@@ -171,3 +171,11 @@ func (c *Cluster) isHost(x *index, caller *fleet.Caller, ip netip.Addr) bool {
 	}
 	return c.own.has(ip)
 }
+
+// OfHost reports whether a connection comes from the network of the host, by
+// its two addresses, and from no Pod with one of its own.
+func (c *Cluster) OfHost(remote, local netip.Addr) bool {
+	x, ip := c.pods.Load(), remote.Unmap().WithZone("")
+	_, pod := x.claims[ip]
+	return !pod && c.isHost(x, &fleet.Caller{Local: netip.AddrPortFrom(local, 0)}, ip)
+}

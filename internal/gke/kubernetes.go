@@ -11,6 +11,8 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/netip"
+	"net/url"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	apitypes "k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -329,6 +332,38 @@ func (k *Kubernetes) Warn(ctx context.Context, pod Pod, reason, message string) 
 	}
 	_, err = k.post(pod.Namespace, "events", "", "", body).DoRaw(ctx)
 	return apiError(err)
+}
+
+// Untaint implements API. Each taint is taken off by a patch that fails if it
+// is not where it was seen.
+func (k *Kubernetes) Untaint(ctx context.Context, name, key string) error {
+	for {
+		data, err := k.Get(ctx, "/api/v1/nodes/"+url.PathEscape(name))
+		if err != nil {
+			return err
+		}
+		var node struct {
+			Spec struct{ Taints []struct{ Key string } }
+		}
+		if err := json.Unmarshal(data, &node); err != nil {
+			return err
+		}
+		at := slices.IndexFunc(node.Spec.Taints, func(t struct{ Key string }) bool { return t.Key == key })
+		if at < 0 {
+			return nil
+		}
+		patch, err := json.Marshal([]map[string]any{
+			{"op": "test", "path": fmt.Sprintf("/spec/taints/%d/key", at), "value": key},
+			{"op": "remove", "path": fmt.Sprintf("/spec/taints/%d", at)},
+		})
+		if err != nil {
+			return err
+		}
+		_, err = k.client.Patch(apitypes.JSONPatchType).Resource("nodes").Name(name).MaxRetries(0).Timeout(apiTimeout).Body(patch).DoRaw(ctx)
+		if err != nil {
+			return apiError(err)
+		}
+	}
 }
 
 func (k *Kubernetes) post(namespace, resource, name, sub string, body []byte) *rest.Request {

@@ -39,8 +39,16 @@ func TestKubernetes(t *testing.T) {
 	a := admin{t, ctx, k.client}
 	a.do("POST", "/api/v1/namespaces", `{"metadata":{"name":"`+ns+`"}}`)
 	defer a.do("DELETE", "/api/v1/namespaces/"+ns, "")
-	a.do("POST", "/api/v1/nodes", `{"metadata":{"name":"`+node+`","labels":{"kubernetes.io/hostname":"h","topology.kubernetes.io/zone":"z-1","other":"x"}}}`)
+	a.do("POST", "/api/v1/nodes", `{"metadata":{"name":"`+node+`","labels":{"kubernetes.io/hostname":"h","topology.kubernetes.io/zone":"z-1","other":"x"}},"spec":{"taints":[{"key":"k/start","effect":"NoSchedule"},{"key":"k/other","effect":"NoSchedule"},{"key":"k/start","effect":"NoExecute"}]}}`)
 	defer a.do("DELETE", "/api/v1/nodes/"+node, "")
+	for range 2 { // the second time there is nothing to do
+		if err := k.Untaint(ctx, node, "k/start"); err != nil {
+			t.Errorf("taking off a taint: %v", err)
+		}
+	}
+	if data, err := k.Get(ctx, "/api/v1/nodes/"+node); err != nil || strings.Contains(string(data), "k/start") || !strings.Contains(string(data), "k/other") {
+		t.Errorf("the node that is rid of k/start: %v %s", err, data)
+	}
 	accounts := "/api/v1/namespaces/" + ns + "/serviceaccounts"
 	a.do("POST", accounts, `{"metadata":{"name":"robot","annotations":{"iam.gke.io/gcp-service-account":"a@p.iam.gserviceaccount.com","other":"x"}}}`)
 	a.do("POST", accounts, `{"metadata":{"name":"other"}}`)

@@ -37,6 +37,7 @@ func (c *Cluster) prove(ctx context.Context) {
 		if said := c.proof.Load(); err == nil || said.err.Error() != err.Error() {
 			c.proof.Store(&proof{err})
 			if err == nil {
+				c.untaint(ctx)
 				return
 			}
 			c.log.Info("not ready yet", "reason", err)
@@ -50,6 +51,26 @@ func (c *Cluster) prove(ctx context.Context) {
 		case <-changed:
 		case <-time.After(pause):
 		case <-ctx.Done():
+		}
+	}
+}
+
+// untaint lets Pods come to the node that wait for us to be ready.
+func (c *Cluster) untaint(ctx context.Context) {
+	if c.config.StartTaint == "" {
+		return
+	}
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		err := c.api.Untaint(ctx, c.config.Node, c.config.StartTaint)
+		if err == nil {
+			c.log.Info("the node has its start taint no more", "taint", c.config.StartTaint)
+			return
+		}
+		c.log.Warn("the start taint cannot be taken off the node", "taint", c.config.StartTaint, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
 		}
 	}
 }

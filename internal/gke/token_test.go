@@ -414,6 +414,25 @@ func TestReady(t *testing.T) {
 	})
 }
 
+// TestStartTaint: the node is rid of its taint when Pods can be served, not
+// before.
+func TestStartTaint(t *testing.T) {
+	const want = "node-1 without gcemds.dev/starting"
+	bubble(t, func(c *Config) { c.StartTaint = "gcemds.dev/starting" }, func(t *testing.T, w *world) {
+		w.google.set(func(g *fakeGoogle) { g.down = true })
+		w.four()
+		synctest.Wait()
+		if w.api.did(want) {
+			t.Error("the taint is gone before a token can be made")
+		}
+		w.google.set(func(g *fakeGoogle) { g.down = false })
+		time.Sleep(time.Minute)
+		if !w.api.did(want) {
+			t.Errorf("the node is ready and keeps its taint")
+		}
+	})
+}
+
 // TestResolveWarm: a Pod that is known is found without a lock or memory.
 func TestResolveWarm(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
