@@ -20,7 +20,7 @@ var imports = map[string]map[string]string{
 	"internal/cli": {
 		"":                     "run sets the variables that lead client libraries to a server, of which the package has the list",
 		"client":               "token, wait, capture, doctor and others ask any metadata server, as a program would",
-		"internal/intercept":   "run --link-local shows a program our server at the address of Google's",
+		"internal/intercept":   "run --link-local, intercept and serve --intercept make programs find our server at the address of Google's",
 		"internal/admin":       "commands talk to a running server through the admin client",
 		"internal/config":      "config check and config show read the file without a server",
 		"internal/conformance": "conformance compares a server with the corpus",
