@@ -113,7 +113,10 @@ the others; those are in the file only.
 `)
 	for _, s := range config.Settings {
 		flag := "--" + s.Name
-		if s.Value != "" {
+		switch {
+		case s.Alone != "":
+			flag += "[=" + s.Value + "]"
+		case s.Value != "":
 			flag += " " + s.Value
 		}
 		code := func(s string) string {

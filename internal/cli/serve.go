@@ -24,6 +24,7 @@ import (
 	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/config"
 	"github.com/gcemds/gcemds/internal/daemon"
+	"github.com/gcemds/gcemds/internal/intercept"
 )
 
 func newServe() *cobra.Command {
@@ -36,15 +37,24 @@ offline issuer: no file, no key and no network are needed.
 
 The configuration and every file it names are read again when they change, and
 on SIGHUP; one that is wrong changes nothing. Flags win over variables, variables
-over the file.`,
+over the file.
+
+With --intercept, programs of this machine and of its containers that ask
+169.254.169.254 find the server, which listens where the mode takes it, beside its
+other listeners (gcemds intercept install --help has the modes; as there, it takes
+root). When the server ends in order it takes that away, unless it was there before
+it started; when it is killed, it stays, and they are refused until the next start
+or "gcemds intercept remove".`,
 		Example: `  gcemds serve
   gcemds serve --key sa.json
   gcemds serve --metadata vm-1.json --set instance/attributes/env=dev
   gcemds serve --config gcemds.yaml --log-level debug
-  gcemds serve --listen 127.0.0.1:8080,[::1]:8080,unix:/run/user/1000/mds.sock`,
+  gcemds serve --listen 127.0.0.1:8080,[::1]:8080,unix:/run/user/1000/mds.sock
+  gcemds serve --intercept
+  gcemds serve --intercept=nftables`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			load := func() (*config.Config, []string, error) { return config.Resolve(os.Environ(), given(c)) }
-			return serve(c.Context(), load, c.OutOrStdout(), c.ErrOrStderr())
+			return serve(c, load)
 		},
 	}
 	settingFlags(c)
@@ -72,6 +82,7 @@ func settingFlags(c *cobra.Command, only ...string) {
 			c.Flags().Bool(s.Name, false, help)
 		} else {
 			c.Flags().Var(&words{kind: s.Value}, s.Name, help)
+			c.Flags().Lookup(s.Name).NoOptDefVal = s.Alone
 		}
 	}
 }
@@ -104,7 +115,8 @@ func given(c *cobra.Command) map[string][]string {
 	return values
 }
 
-func serve(ctx context.Context, load func() (*config.Config, []string, error), stdout, stderr io.Writer) error {
+func serve(c *cobra.Command, load func() (*config.Config, []string, error)) (err error) {
+	ctx, stdout, stderr := c.Context(), c.OutOrStdout(), c.ErrOrStderr()
 	cfg, warnings, err := load()
 	for _, w := range warnings {
 		fmt.Fprintln(stderr, "gcemds: warning: "+w)
@@ -112,11 +124,27 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 	if err != nil {
 		return explainConfig(err)
 	}
+	way, undo, err := interceptFor(c, cfg.Intercept)
+	if err != nil {
+		return err
+	}
+	served := false // whoever finds us dead must not be passed on
+	defer func() {
+		if err == nil || !served {
+			err = errors.Join(err, undo())
+		}
+	}()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d, err := daemon.New(ctx, daemon.Options{
-		Config:  cfg,
-		Load:    func() (*config.Config, error) { c, _, err := load(); return c, err },
+		Config: listening(cfg, way),
+		Load: func() (*config.Config, error) {
+			c, _, err := load()
+			if err != nil {
+				return nil, err
+			}
+			return listening(c, way), nil
+		},
 		Log:     logger(cfg, stderr),
 		Metrics: metrics,
 		Version: version(),
@@ -124,7 +152,14 @@ func serve(ctx context.Context, load func() (*config.Config, []string, error), s
 	if err != nil {
 		return err
 	}
+	served = true
 	banner(stdout, d.Status())
+	if way.Mode != "" && way.Mode != intercept.Environment {
+		leads(stdout, way)
+	}
+	for _, note := range way.Notes {
+		fmt.Fprintln(stderr, "gcemds: warning: "+note)
+	}
 
 	// Pages that are never touched, but that the garbage collector counts:
 	// with so small a heap it would run every few hundred requests.

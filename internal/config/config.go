@@ -42,7 +42,8 @@ type Config struct {
 	Routes    []Route                      `yaml:"routes"` // the first that fits decides; none: all are the first instance
 	GKE       *gke.Config                  `yaml:"gke"`    // set: callers are Pods, and there are no Instances and no Routes
 
-	Passthrough *passthrough.Config `yaml:"passthrough"` // set: requests for the metadata service of another cloud reach it
+	Intercept   string              `yaml:"intercept" is:"none|auto|nftables|loopback|ebpf|environment"` // how programs that ask 169.254.169.254 get here
+	Passthrough *passthrough.Config `yaml:"passthrough"`                                                 // set: requests for the metadata service of another cloud reach it
 
 	root  *yaml.Node // what Show prints
 	files []string

@@ -20,6 +20,7 @@ type Setting struct {
 	Help    string
 	Default string // as help shows it; "" if there is none
 	Many    bool   // the flag may be repeated
+	Alone   string // the value of a flag that stands alone; "": it may not, if it has a value
 
 	apply func(g given, root *yaml.Node, fault report)
 }
@@ -32,6 +33,8 @@ var Settings = []Setting{
 		Help: "where workloads connect: HOST:PORT, unix:PATH or fd:NAME; replaces the listeners of the file", apply: listen},
 	{Name: "allow-remote", Env: "GCEMDS_ALLOW_REMOTE",
 		Help: "let listeners be reached from other machines; whoever reaches them gets tokens", apply: each("listen", "allow_remote")},
+	{Name: "intercept", Env: "GCEMDS_INTERCEPT", Value: "MODE", Default: "none", Alone: "auto",
+		Help: "lead programs that ask 169.254.169.254 here: auto, nftables, loopback, ebpf, environment or none; takes root", apply: at("intercept")},
 	{Name: "hosts", Env: "GCEMDS_HOSTS", Value: "NAME,...", Many: true, Help: "further Host names that workloads may use", apply: hosts},
 	{Name: "metadata", Env: "GCEMDS_METADATA", Value: "FILE", Help: "document of the first instance", apply: first("metadata")},
 	{Name: "set", Value: "PATH=TEXT", Many: true, Help: "set a path in the document of the first instance", apply: set},

@@ -100,16 +100,17 @@ func ourAddrs(family int) (ours []netip.Addr, err error) {
 	return ours, nil
 }
 
-// compareRoute compares our route to the metadata address. Without any,
-// programs of the machine would be told that the network is unreachable before
-// the table sees what they send.
-func compareRoute(want, fix bool) (differences []string, err error) {
+// compareRoute compares our route to the metadata address, for programs of
+// this machine, who come from the address that is given; the zero address is
+// no route. Without any, they would be told that the network is unreachable
+// before the table sees what they send.
+func compareRoute(from netip.Addr, fix bool) (differences []string, err error) {
 	route := netlink.Route{Dst: hostNet(linkLocal), Protocol: ourProtocol}
 	ours, err := netlink.RouteListFiltered(unix.AF_INET, &route, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list routes: %w", err)
 	}
-	if !want {
+	if !from.IsValid() {
 		for _, r := range ours {
 			differences = append(differences, "a route to 169.254.169.254 is there")
 			if fix {
@@ -130,7 +131,7 @@ func compareRoute(want, fix bool) (differences []string, err error) {
 		if err != nil {
 			return differences, fmt.Errorf("there is no interface lo: %w", err)
 		}
-		route.LinkIndex, route.Scope = lo.Attrs().Index, netlink.SCOPE_LINK
+		route.LinkIndex, route.Scope, route.Src = lo.Attrs().Index, netlink.SCOPE_LINK, from.AsSlice()
 		if err := netlink.RouteAdd(&route); err != nil && !errors.Is(err, unix.EEXIST) {
 			return differences, fmt.Errorf("cannot add a route to 169.254.169.254: %w", needsRoot(err))
 		}

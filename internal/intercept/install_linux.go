@@ -17,7 +17,7 @@ import (
 type layout struct {
 	addrs  []netip.Addr // on lo
 	table  []chain
-	route  bool // to the metadata address, if there is none
+	route  netip.Addr // from which there is a route to the metadata address, if there is no other
 	hook   *hook
 	addrs6 []netip.Addr
 	table6 []chain
@@ -36,7 +36,9 @@ func (p Plan) layout() (l layout, err error) {
 	if !p.To.Addr().IsLoopback() { // nobody reaches those from outside
 		l.table = chains(p.To, linkLocal, outside, nat, nat && p.HostNetwork)
 	}
-	l.route = nat && p.HostNetwork
+	if nat && p.HostNetwork {
+		l.route = p.To.Addr()
+	}
 	if p.IPv6 && p.Mode != EBPF {
 		to6 := p.to6()
 		l.addrs6 = []netip.Addr{to6.Addr()}
