@@ -66,7 +66,7 @@ kube: ## build the programs of Kubernetes that e2e runs (ten minutes, once; late
 	e2e/kube/programs/build
 
 kube-world: kube ## make a cluster of two nodes, say how to get there, keep it until Ctrl-C (root)
-	cd e2e && $(GO) test ./kube -timeout=0 -hold
+	cd e2e/kube && $(GO) test -timeout=0 -hold
 
 bench: ## run the benchmarks and print the report
 	$(GO) run ./bench
