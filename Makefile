@@ -24,6 +24,10 @@ LINTED := $(MODULES) examples e2e
 # The race detector needs a C compiler. Go says CGO_ENABLED=0 when there is none.
 RACE := $(if $(CGO),-race)
 
+# It lets each program linger for a second when it ends, in case there is a race
+# with the end; a tenth does for tests.
+export GORACE := atexit_sleep_ms=100
+
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .PHONY: help build pkcs11 lint test vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \

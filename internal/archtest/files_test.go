@@ -49,7 +49,10 @@ var workplaces = regexp.MustCompile(`(^|[\s"'` + "`" + `(=:,])/(builds|home/[a-z
 func TestNoPathsOfOneMachine(t *testing.T) {
 	files(t, func(name, text string) {
 		for i, line := range strings.Split(text, "\n") {
-			m := workplaces.FindString(line)
+			m := ""
+			if strings.Contains(line, "/") { // the expression takes its time
+				m = workplaces.FindString(line)
+			}
 			if m != "" && !strings.HasPrefix(name, "e2e/") { // there, /home/… is a folder of the machine under test
 				t.Errorf("%s:%d: %q is the start of a path of one machine", name, i+1, strings.TrimSpace(m))
 			}

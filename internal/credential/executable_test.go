@@ -15,13 +15,18 @@ import (
 	"github.com/gcemds/gcemds/internal/token"
 )
 
+// helperDir has gcemds-pkcs11 once a test has built it.
+var helperDir string
+
 // TestMain makes the test itself the program that prints subject tokens.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "print-subject-token" {
 		printSubjectToken(os.Args[2:])
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(helperDir)
+	os.Exit(code)
 }
 
 // printSubjectToken prints its environment to one file, and to stdout or
@@ -41,6 +46,14 @@ func printSubjectToken(args []string) {
 		return
 	}
 	os.Stdout.Write(data)
+}
+
+// quickExit is a variable without which a program with the race detector takes
+// a second to end.
+func quickExit(t *testing.T) string {
+	t.Helper()
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	return "GORACE"
 }
 
 func self(t *testing.T) string {
@@ -90,7 +103,7 @@ func TestExternalExecutable(t *testing.T) {
 			if strings.Contains(tc.prints, exchange.TypeSAML) {
 				typ = exchange.TypeSAML
 			}
-			config := External{AllowExecutable: true, Env: []string{"GCEMDS_TEST_WANTED"}, File: google.file(t, map[string]any{
+			config := External{AllowExecutable: true, Env: []string{"GCEMDS_TEST_WANTED", quickExit(t)}, File: google.file(t, map[string]any{
 				"subject_token_type": typ, "service_account_impersonation_url": google.robotURL(),
 				"credential_source": map[string]any{"executable": map[string]any{"command": command, "timeout_millis": 20000}},
 			})}
@@ -123,6 +136,7 @@ func TestExternalExecutable(t *testing.T) {
 
 	program := func(config External, executable map[string]any) error {
 		t.Helper()
+		config.Env = []string{quickExit(t)}
 		config.File = google.file(t, map[string]any{"credential_source": map[string]any{"executable": executable}})
 		_, _, err := mint(t, Config{External: &config}, Env{}, access)
 		return err
@@ -149,6 +163,7 @@ func TestExternalExecutable(t *testing.T) {
 
 // The output file saves a run while what is in it is good.
 func TestOutputFile(t *testing.T) {
+	quickExit(t)
 	subject := "planted-subject"
 	answer := func(success bool, expiry int64) string {
 		data, _ := json.Marshal(map[string]any{"version": 1, "success": success, "code": "1", "token_type": exchange.TypeSAML, "saml_response": subject, "expiration_time": expiry})

@@ -22,22 +22,30 @@ import (
 
 const softModule = "/usr/lib/softhsm/libsofthsm2.so"
 
-// helperIn builds gcemds-pkcs11 in a folder, if it is not there.
-func helperIn(t *testing.T, dir string) string {
+// helper is gcemds-pkcs11, built once for all tests. TestMain removes it.
+func helper(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(dir, pkcs11Program)
-	if _, err := os.Stat(program); err == nil {
-		return program
-	}
 	tool(t, "cc", "gcc libc6-dev")
+	program, err := builtHelper()
+	if err != nil {
+		t.Fatalf("gcemds-pkcs11 cannot be built: %v", err)
+	}
+	return program
+}
+
+var builtHelper = sync.OnceValues(func() (program string, err error) {
+	if helperDir, err = os.MkdirTemp("", "gcemds-pkcs11-"); err != nil {
+		return "", err
+	}
+	program = filepath.Join(helperDir, pkcs11Program)
 	build := exec.Command("go", "build", "-o", program, ".")
 	build.Dir = filepath.Join("..", "..", "cmd", pkcs11Program)
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("gcemds-pkcs11 cannot be built: %v\n%s", err, out)
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return program
-}
+	return program, nil
+})
 
 // softHSM makes a token of SoftHSM that has the test key (label k, id 01), and
 // returns a folder in which pin has its PIN. PINs of tests are no secrets.
@@ -80,7 +88,7 @@ func pkcs11Source(t *testing.T, dir, uri string, change func(*PKCS11)) *signingS
 	c := &PKCS11{
 		ServiceAccount: ServiceAccount{Email: robot, KeyID: "key-1"},
 		Module:         softModule, URI: uri, PIN: Secret("file:" + filepath.Join(dir, "pin")),
-		Env: []string{"SOFTHSM2_CONF"}, Program: helperIn(t, dir),
+		Env: []string{"SOFTHSM2_CONF"}, Program: helper(t),
 	}
 	if change != nil {
 		change(c)
