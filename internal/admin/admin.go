@@ -16,7 +16,7 @@ import (
 type Status struct {
 	Version     string     `json:"version"`
 	PID         int        `json:"pid"`
-	Ready       bool       `json:"ready"` // as /readyz says it
+	Unready     string     `json:"unready,omitempty"` // why /readyz is not 200
 	Started     time.Time  `json:"started"`
 	Config      string     `json:"config,omitempty"`       // file, "" where there is none
 	ConfigError string     `json:"config_error,omitempty"` // why the file on disk is not the one in use

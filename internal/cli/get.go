@@ -139,8 +139,8 @@ func newStatus() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if ready && !s.Ready {
-				return &ended{exitNoServer, errors.New("the server is not ready: it is starting or stopping")}
+			if ready && s.Unready != "" {
+				return &ended{exitNoServer, fmt.Errorf("the server is not ready: %s", s.Unready)}
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), s)
@@ -160,6 +160,9 @@ func printStatus(w io.Writer, s admin.Status) error {
 		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, args...)...)
 	}
 	line("gcemds", "%s, pid %d, since %s", s.Version, s.PID, s.Started.Format("2006-01-02 15:04:05"))
+	if s.Unready != "" {
+		line("ready", "NO: %s", s.Unready)
+	}
 	switch {
 	case s.ConfigError != "":
 		line("config", "the file on disk is NOT in use:\n           %s", strings.ReplaceAll(s.ConfigError, "\n", "\n           "))

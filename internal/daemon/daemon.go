@@ -331,13 +331,36 @@ func (d *Daemon) setReady(ready bool) {
 	d.ready = ready
 }
 
+// unready is why nobody should come yet, or any more; nil when all may.
+func (d *Daemon) unready() error {
+	d.mu.Lock()
+	ready, followers := d.ready, d.followers
+	d.mu.Unlock()
+	if !ready {
+		return errors.New("starting or stopping")
+	}
+	for name, f := range followers {
+		if f.absent() != nil {
+			return fmt.Errorf("instance %s has no document yet: its metadata server has not answered", name)
+		}
+	}
+	if d.cluster != nil {
+		return d.cluster.Ready()
+	}
+	return nil
+}
+
 // Status is what gcemds status shows.
 func (d *Daemon) Status() admin.Status {
+	unready := d.unready()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := admin.Status{
-		Version: d.options.Version, PID: os.Getpid(), Ready: d.ready, Started: d.started,
+		Version: d.options.Version, PID: os.Getpid(), Started: d.started,
 		Config: d.config.Name, Issuer: d.issuerURL, Hanging: d.server.Waiting(),
+	}
+	if unready != nil {
+		s.Unready = unready.Error()
 	}
 	if d.rejected != nil {
 		s.ConfigError = d.rejected.Error()
@@ -383,24 +406,9 @@ func (d *Daemon) health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		d.mu.Lock()
-		ready, followers := d.ready, d.followers
-		d.mu.Unlock()
-		if !ready {
-			http.Error(w, "starting or stopping", http.StatusServiceUnavailable)
+		if err := d.unready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
-		}
-		for name, f := range followers {
-			if f.absent() != nil {
-				http.Error(w, "instance "+name+" has no document yet: its metadata server has not answered", http.StatusServiceUnavailable)
-				return
-			}
-		}
-		if d.cluster != nil {
-			if err := d.cluster.Ready(); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
 		}
 		fmt.Fprintln(w, "ok")
 	})

@@ -124,6 +124,9 @@ func TestFollowLate(t *testing.T) {
 	if got := ready(); got != http.StatusServiceUnavailable {
 		t.Errorf("before there is a document, /readyz is %d, want 503", got)
 	}
+	if why := w.Status().Unready; !strings.Contains(why, "has no document yet") {
+		t.Errorf("before there is a document, the status says %q of why it is not ready", why)
+	}
 	if s := w.Status().Instances[0]; s.Trouble == "" || len(s.Accounts) != 0 {
 		t.Errorf("before there is a document, status shows %+v, want what is amiss", s)
 	}

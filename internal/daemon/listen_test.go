@@ -201,8 +201,11 @@ func TestTakeOver(t *testing.T) {
 			t.Fatalf("/readyz of the second daemon = %d %s", status, body)
 		}
 	}
-	if !second.Status().Ready {
-		t.Error("the status of a daemon that serves is not ready")
+	if why := second.Status().Unready; why != "" {
+		t.Errorf("the status of a daemon that serves says that it is not ready: %s", why)
+	}
+	if why := first.Status().Unready; why != "starting or stopping" {
+		t.Errorf("the status of a daemon that has stopped says %q of why it is not ready", why)
 	}
 }
 
