@@ -31,6 +31,7 @@ export GORACE := atexit_sleep_ms=100
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
 .PHONY: help build pkcs11 lint test vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \
+.PHONY: help build pkcs11 lint test fips vuln fuzz e2e bench cross image generate check-generated clean \
 	$(PLATFORMS:%=cross/%)
 
 help: ## list the targets
@@ -56,6 +57,14 @@ test: lint ## lint, then every test that needs neither root nor network (the def
 	cd $(HELM_MODULE) && $(GO) test ./... # has no goroutines, and Helm takes minutes to be built once more
 	$(GO) test $(RACE) ./...
 	$(if $(RACE),$(GO) test -run Stack ./internal/server)
+
+# What uses cryptography. Of the commands, those that run a whole server against a whole Google.
+FIPS := . ./mdstest ./client/... $(addprefix ./internal/,credential daemon exchange issuer proxy server token tpm)
+
+fips: export GODEBUG := fips140=only
+fips: ## test what uses cryptography in FIPS 140-3 mode (GODEBUG=fips140=only)
+	$(GO) test $(FIPS)
+	$(GO) test -run 'Google|Secrets' ./internal/cli
 
 vuln: ## look for known vulnerabilities (GOVULNDB=file:///... for a local database)
 	@.ci/vuln
