@@ -54,6 +54,8 @@ var cases = []benchCase{
 	{"connect", rate("leaf GET on a new connection", "instance/name", true, 0.97)},
 	{"hang", (*bench).hang},
 	{"start", (*bench).startup},
+	{"mint", (*bench).mints},
+	{"size", (*bench).size},
 }
 
 func main() {

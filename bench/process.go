@@ -90,7 +90,7 @@ func (b *bench) start(ctx context.Context, program, addr string, stdin io.Reader
 }
 
 func (b *bench) env() []string {
-	env := []string{"HOME=" + b.dir, "TMPDIR=" + b.dir, "XDG_RUNTIME_DIR=" + b.dir}
+	env := []string{"HOME=" + b.dir, "TMPDIR=" + b.dir, "XDG_RUNTIME_DIR=" + b.dir, "SOFTHSM2_CONF=" + b.softHSMConf()}
 	for _, name := range []string{"PATH", "SYSTEMROOT"} { // Windows opens no socket without the second
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)

@@ -21,7 +21,7 @@ type row struct {
 	note   string // why there is no result
 }
 
-var columns = []string{"measured", "gcemds", "net/http", "ratio", "bound", ""}
+var columns = []string{"measured", "gcemds", "floor", "ratio", "bound", ""}
 
 func (r row) cells() []string {
 	verdict := "FAILS"

@@ -13,7 +13,7 @@ func TestMarkdown(t *testing.T) {
 	})
 	const want = `A machine.
 
-| measured | gcemds | net/http | ratio | bound |  |
+| measured | gcemds | floor | ratio | bound |  |
 |---|---|---|---|---|---|
 | leaf | 1 | 2 | 0.5 | at least 0.95 | FAILS |
 | a\|b |  |  |  |  | not measured: no luck |
