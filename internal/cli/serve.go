@@ -134,6 +134,11 @@ func serve(c *cobra.Command, load func() (*config.Config, []string, error)) (err
 			err = errors.Join(err, undo())
 		}
 	}()
+	if !cfg.Dumpable {
+		if err := conceal(); err != nil { // before there is anything to be seen
+			fmt.Fprintln(stderr, "gcemds: warning: debuggers and core dumps could see keys and tokens:", err)
+		}
+	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d, err := daemon.New(ctx, daemon.Options{

@@ -31,6 +31,7 @@ import (
 type Config struct {
 	Name      string                       `yaml:"-"` // of the file; "" if there is none
 	Log       Log                          `yaml:"log"`
+	Dumpable  bool                         `yaml:"dumpable"` // debuggers and core dumps may see our memory, keys included
 	Admin     Admin                        `yaml:"admin"`
 	Issuer    Issuer                       `yaml:"issuer"`
 	Hosts     []string                     `yaml:"hosts" is:"hosts"` // further Host names that workloads may use; "*.example.test": all below

@@ -46,6 +46,7 @@ var Settings = []Setting{
 	{Name: "admin-http", Env: "GCEMDS_ADMIN_HTTP", Value: "HOST:PORT", Help: "where to serve /healthz, /readyz and /metrics", apply: at("admin", "http")},
 	{Name: "issuer-listen", Env: "GCEMDS_ISSUER_LISTEN", Value: "HOST:PORT", Default: "127.0.0.1:0", Help: "where the offline issuer shows its keys", apply: at("issuer", "listen")},
 	{Name: "issuer-key", Env: "GCEMDS_ISSUER_KEY", Value: "FILE", Help: "key of the offline issuer (PEM)", apply: at("issuer", "key_file")},
+	{Name: "dumpable", Env: "GCEMDS_DUMPABLE", Help: "let debuggers and core dumps see the memory of the server, keys included", apply: at("dumpable")},
 	{Name: "log-level", Env: "GCEMDS_LOG_LEVEL", Value: "LEVEL", Default: "info", Help: "debug, info, warn or error", apply: at("log", "level")},
 	{Name: "log-format", Env: "GCEMDS_LOG_FORMAT", Value: "FORMAT", Default: "text", Help: "text or json", apply: at("log", "format")},
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
@@ -35,22 +34,16 @@ const (
 
 // An executable is such a program, ready to run.
 type executable struct {
-	argv    []string
-	env     []string
+	program
+	told    []string // variables with values that say what is wanted
 	timeout time.Duration
 	output  string // a file where it leaves its answer for the next time; may be empty
 }
 
-// forPrograms are the variables that a program needs to work at all. It gets no
-// others of ours: they may hold secrets of other sources.
-var forPrograms = []string{"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-
-var forWindows = []string{"SystemRoot", "SystemDrive", "ComSpec", "PATHEXT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "ProgramData", "ProgramFiles"}
-
 // executable prepares the program of the file. Both we and Google's variable
 // must allow it: a credential file comes from elsewhere.
 func (c *External) executable(s *executableSource, f *externalFile, email string) (*executable, error) {
-	e := &executable{argv: c.Executable, timeout: defaultExecutable, output: s.OutputFile}
+	e := &executable{program: program{c.Executable, c.Env}, timeout: defaultExecutable, output: s.OutputFile}
 	if len(e.argv) == 0 {
 		e.argv = strings.Fields(s.Command) // as Google does: no quotes, no shell
 		switch {
@@ -69,25 +62,16 @@ func (c *External) executable(s *executableSource, f *externalFile, email string
 			return nil, fmt.Errorf("executable.timeout_millis is %v, not between 5000 and 120000", s.Timeout)
 		}
 	}
-	names := append(forPrograms[:len(forPrograms):len(forPrograms)], c.Env...)
-	if runtime.GOOS == "windows" {
-		names = append(names, forWindows...)
-	}
-	for _, name := range names {
-		if value, ok := os.LookupEnv(name); ok {
-			e.env = append(e.env, name+"="+value)
-		}
-	}
-	e.env = append(e.env,
+	e.told = append(e.told,
 		allowExecutables+"=1",
 		"GOOGLE_EXTERNAL_ACCOUNT_AUDIENCE="+f.Audience,
 		"GOOGLE_EXTERNAL_ACCOUNT_TOKEN_TYPE="+f.SubjectTokenType,
 		"GOOGLE_EXTERNAL_ACCOUNT_INTERACTIVE=0")
 	if email != "" {
-		e.env = append(e.env, "GOOGLE_EXTERNAL_ACCOUNT_IMPERSONATED_EMAIL="+email)
+		e.told = append(e.told, "GOOGLE_EXTERNAL_ACCOUNT_IMPERSONATED_EMAIL="+email)
 	}
 	if e.output != "" {
-		e.env = append(e.env, "GOOGLE_EXTERNAL_ACCOUNT_OUTPUT_FILE="+e.output)
+		e.told = append(e.told, "GOOGLE_EXTERNAL_ACCOUNT_OUTPUT_FILE="+e.output)
 	}
 	return e, nil
 }
@@ -143,9 +127,8 @@ func (e *executable) kept() (string, error) {
 func (e *executable) run(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, e.argv[0], e.argv[1:]...)
-	cmd.Env = e.env
-	cmd.WaitDelay = time.Second // for children of it that keep the pipes
+	cmd := e.command(ctx)
+	cmd.Env = append(cmd.Env, e.told...)
 	var stdout, stderr bounded
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()

@@ -134,28 +134,28 @@ func TestExternalExecutable(t *testing.T) {
 		})
 	}
 
-	program := func(config External, executable map[string]any) error {
+	run := func(config External, executable map[string]any) error {
 		t.Helper()
 		config.Env = []string{quickExit(t)}
 		config.File = google.file(t, map[string]any{"credential_source": map[string]any{"executable": executable}})
 		_, _, err := mint(t, Config{External: &config}, Env{}, access)
 		return err
 	}
-	if err := program(External{Executable: []string{self(t), "print-subject-token", textFile(t, good)}}, map[string]any{"command": "/bin/false"}); err != nil {
+	if err := run(External{Executable: []string{self(t), "print-subject-token", textFile(t, good)}}, map[string]any{"command": "/bin/false"}); err != nil {
 		t.Errorf("with our own argv: %v", err)
 	}
-	if err := program(External{Executable: []string{self(t), "print-subject-token", "fail"}}, map[string]any{}); err == nil || !strings.Contains(err.Error(), "it ended with exit status 3") {
+	if err := run(External{Executable: []string{self(t), "print-subject-token", "fail"}}, map[string]any{}); err == nil || !strings.Contains(err.Error(), "it ended with exit status 3") {
 		t.Errorf("a program that fails = %v, want its status", err)
 	}
-	if err := program(External{Executable: []string{filepath.Join(t.TempDir(), "none")}}, map[string]any{}); err == nil || kindOf(t, err) != token.Misconfigured {
+	if err := run(External{Executable: []string{filepath.Join(t.TempDir(), "none")}}, map[string]any{}); err == nil || kindOf(t, err) != token.Misconfigured {
 		t.Errorf("a program that is not there = %v, want Misconfigured", err)
 	}
 	for _, millis := range []float64{1, 4999, 120001, 1e300, -5} {
-		if err := program(External{Executable: []string{"x"}}, map[string]any{"timeout_millis": millis}); err == nil || !strings.Contains(err.Error(), "not between 5000 and 120000") {
+		if err := run(External{Executable: []string{"x"}}, map[string]any{"timeout_millis": millis}); err == nil || !strings.Contains(err.Error(), "not between 5000 and 120000") {
 			t.Errorf("timeout_millis %v = %v, want a refusal", millis, err)
 		}
 	}
-	hang := &executable{argv: []string{self(t), "print-subject-token", "hang"}, timeout: 50 * time.Millisecond}
+	hang := &executable{program: program{argv: []string{self(t), "print-subject-token", "hang"}}, timeout: 50 * time.Millisecond}
 	if _, err := hang.subject(t.Context()); kindOf(t, err) != token.Unavailable || !strings.Contains(err.Error(), "did not finish") {
 		t.Errorf("a program that hangs = %v, want Unavailable", err)
 	}
@@ -183,7 +183,7 @@ func TestOutputFile(t *testing.T) {
 		"no expiry":    {answer(true, 0), "expiration_time is missing"},
 		"without file": {"-", "fresh"},
 	} {
-		e := &executable{argv: []string{self(t), "print-subject-token", fresh}, timeout: time.Minute, output: textFile(t, tc.kept)}
+		e := &executable{program: program{argv: []string{self(t), "print-subject-token", fresh}}, timeout: time.Minute, output: textFile(t, tc.kept)}
 		if tc.kept == "-" {
 			os.Remove(e.output)
 		}
@@ -198,7 +198,7 @@ func TestOutputFile(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}
-	e := &executable{argv: []string{self(t), "print-subject-token", textFile(t, answer(true, 0))}, timeout: time.Minute, output: filepath.Join(t.TempDir(), "none")}
+	e := &executable{program: program{argv: []string{self(t), "print-subject-token", textFile(t, answer(true, 0))}}, timeout: time.Minute, output: filepath.Join(t.TempDir(), "none")}
 	if _, err := e.subject(t.Context()); err == nil || !strings.Contains(err.Error(), "expiration_time is missing") {
 		t.Errorf("an answer without expiry beside an output file = %v, want a refusal", err)
 	}

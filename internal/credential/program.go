@@ -25,8 +25,12 @@ type program struct {
 	env  []string // names of variables of ours that it gets
 }
 
-// inherited are the variables that every program gets, if we have them.
-var inherited = []string{"PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SystemRoot", "TEMP", "USERPROFILE"}
+// inherited are the variables that a program needs to work at all, on any
+// system; it gets those that we have. Others may hold secrets of other sources.
+var inherited = []string{
+	"PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"SystemRoot", "SystemDrive", "ComSpec", "PATHEXT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "ProgramData", "ProgramFiles",
+}
 
 var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 

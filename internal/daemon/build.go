@@ -120,6 +120,9 @@ func (d *Daemon) planInstance(s *sources, i config.Instance) (planned, error) {
 	if p.document, err = dress(doc); err != nil || i.Upstream == "" {
 		return p, err
 	}
+	if err := checkCircle(s.ctx, i.Upstream, s.own); err != nil {
+		return p, fmt.Errorf("upstream: %w", err)
+	}
 	if p.follower, err = d.follow(i.Name, i.Upstream, dress); err != nil {
 		return p, fmt.Errorf("upstream: %w", err)
 	}

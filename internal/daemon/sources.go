@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -24,9 +25,10 @@ type sources struct {
 	config  *config.Config
 	cache   *token.Cache
 	env     credential.Env
-	opened  map[string]*opened // by name and e-mail
-	closers []io.Closer        // of the sources that have something open
-	opening []string           // that wait for the one they need
+	opened  map[string]*opened        // by name and e-mail
+	own     map[string]netip.AddrPort // our listeners
+	closers []io.Closer               // of the sources that have something open
+	opening []string                  // that wait for the one they need
 }
 
 // An opened source keeps its tokens, and knows where they come from.
@@ -38,7 +40,7 @@ type opened struct {
 }
 
 func (d *Daemon) sources(ctx context.Context, c *config.Config) *sources {
-	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, opened: map[string]*opened{}}
+	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, own: d.ownAddresses(c), opened: map[string]*opened{}}
 	s.env.Endpoints = c.Endpoints
 	return s
 }
@@ -93,6 +95,11 @@ func (s *sources) open(name, email string) (*opened, error) {
 		c := s.config.Sources[name]
 		json.NewEncoder(h).Encode(c)
 		return c.OpenSigner(s.ctx, env)
+	}
+	if c.Upstream != nil {
+		if err := checkCircle(s.ctx, c.Upstream.Address, s.own); err != nil {
+			return nil, fmt.Errorf("upstream: %w", err)
+		}
 	}
 	source, identity, err := c.Open(s.ctx, env)
 	if err != nil {

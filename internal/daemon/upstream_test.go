@@ -1,9 +1,13 @@
 package daemon_test
 
 import (
+	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
+
+	"github.com/gcemds/gcemds/internal/daemon"
 )
 
 // TestUpstream: another metadata server mints, ours included, and one that is
@@ -30,7 +34,47 @@ func TestUpstream(t *testing.T) {
 	}
 	address := free.Addr().String()
 	free.Close()
-	circle := prepare(t, config(address)+"listen: {main: {tcp: '"+address+"'}}\n")
+	for name, yaml := range map[string]string{
+		"source":              config(address) + "listen: {main: {tcp: '" + address + "'}}\n",
+		"source, by name":     config("localhost:"+address[strings.LastIndexByte(address, ':')+1:]) + "listen: {main: {tcp: '" + address + "'}}\n",
+		"instance":            "instances: {vm-1: {upstream: '" + address + "'}}\nlisten: {main: {tcp: '" + address + "'}}\n",
+		"all addresses of us": config(address) + "listen: {main: {tcp: '0.0.0.0" + address[strings.LastIndexByte(address, ':'):] + "', allow_remote: true}}\n",
+	} {
+		w := prepare(t, yaml)
+		if err := w.open(); err == nil || !strings.Contains(err.Error(), "is our own listener main: gcemds would ask itself") {
+			t.Errorf("%s: a server that is its own upstream starts, or says %v", name, err)
+		}
+		c, err := w.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := daemon.Check(t.Context(), c, slog.New(slog.DiscardHandler), false); err == nil || !strings.Contains(err.Error(), "gcemds would ask itself") {
+			t.Errorf("%s: a check of a server that is its own upstream says %v", name, err)
+		}
+	}
+
+	// On the way it may be turned back to us; then the mark tells.
+	relay, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { relay.Close() })
+	go func() {
+		for {
+			in, err := relay.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", address)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() { io.Copy(out, in); out.Close() }()
+			go func() { io.Copy(in, out); in.Close() }()
+		}
+	}()
+	circle := prepare(t, config(relay.Addr().String())+"listen: {main: {tcp: '"+address+"'}}\n")
 	circle.run()
 	if status, _ := circle.get("instance/service-accounts/default/token"); status != 500 || !strings.Contains(circle.log.String(), "this is our own server: address leads in a circle") {
 		t.Errorf("a server that is its own upstream answers %d and logs %s, want 500 and why", status, circle.log)
