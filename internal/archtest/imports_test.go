@@ -40,6 +40,7 @@ var imports = map[string]map[string]string{
 		"internal/exchange":    "gives all sources one client",
 		"internal/attest":      "asks the kernel who callers in the network of the host are",
 		"internal/gke":         "callers can be the Pods of a node, and are counted",
+		"internal/intercept":   "asks what notes who connects, where that is installed",
 		"internal/passthrough": "may stand before a listener",
 		"internal/fleet":       "builds the instances and the routes",
 		"internal/issuer":      "serves the keys of the offline issuer",

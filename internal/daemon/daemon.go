@@ -276,7 +276,7 @@ func (d *Daemon) reload(ctx context.Context) error {
 		{"listen", old.Listen, c.Listen}, {"admin", old.Admin, c.Admin}, {"issuer", old.Issuer, c.Issuer},
 		{"limits", old.Limits, c.Limits}, {"log", old.Log, c.Log}, {"gke", old.GKE, c.GKE}, {"endpoints", endpoints(old), endpoints(c)},
 		{"passthrough", old.Passthrough, c.Passthrough}, {"intercept", old.Intercept, c.Intercept},
-		{"limits", old.Limits, c.Limits}, {"log", old.Log, c.Log}, {"dumpable", old.Dumpable, c.Dumpable},
+		{"dumpable", old.Dumpable, c.Dumpable},
 	} {
 		if !reflect.DeepEqual(fixed.now, fixed.new) {
 			return fmt.Errorf("%s: a change of %s needs a restart; nothing was changed", c.Name, fixed.name)

@@ -14,6 +14,7 @@ import (
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/gke"
+	"github.com/gcemds/gcemds/internal/intercept"
 	"github.com/gcemds/gcemds/internal/passthrough"
 )
 
@@ -42,9 +43,16 @@ var googles = []netip.AddrPort{netip.MustParseAddrPort("169.254.169.254:80"), ne
 // peers has the kernel asked who callers are that share the address of the
 // host.
 func (d *Daemon) peers(c *config.Config) {
-	if c.GKE != nil && c.GKE.Attest != gke.AttestNone {
-		d.server.Peer = (&attest.Attestor{Dialled: googles}).Peer
+	if c.GKE == nil || c.GKE.Attest == gke.AttestNone {
+		return
 	}
+	a := &attest.Attestor{Dialled: googles}
+	if callers, err := intercept.OpenCallers(); err == nil {
+		a.Callers = callers // it lasts as long as the process
+	} else {
+		d.log.Debug("callers are not noted when they connect", "reason", err)
+	}
+	d.server.Peer = a.Peer
 }
 
 // passes puts what leads to the metadata service of another cloud in front of
