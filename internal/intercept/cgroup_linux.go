@@ -7,36 +7,60 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// cgroupRoot is where cgroup2 is mounted.
+// cgroupRoot is where cgroup2 is mounted: that of the machine, if a container
+// has been given it beside its own.
 func cgroupRoot() (string, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("cannot find cgroup2: %w", err)
 	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, _ := strings.Cut(line, " - ")
-		fields := strings.Fields(before)
-		if strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
-			return fields[4], nil
-		}
+	if root := cgroupMount(string(mounts)); root != "" {
+		return root, nil
 	}
 	return "", errors.New("cgroup2 is not mounted here (mount -t cgroup2 none /sys/fs/cgroup; a container must be given that of the machine)")
 }
 
+func cgroupMount(mounts string) (root string) {
+	for line := range strings.Lines(mounts) {
+		before, after, _ := strings.Cut(line, " - ")
+		fields := strings.Fields(before)
+		if !strings.HasPrefix(after, "cgroup2 ") || len(fields) < 5 {
+			continue
+		}
+		if strings.HasPrefix(fields[3], "/..") { // what is above the namespace that we are in
+			return fields[4]
+		}
+		if root == "" {
+			root = fields[4]
+		}
+	}
+	return root
+}
+
 var errNoPods = errors.New("there is no cgroup of Pods on this machine (kubepods or kubepods.slice)")
 
-// ofPods is what both cgroup drivers of the kubelet call the directory of all
-// Pods, below whatever root the kubelet has been given; ofPod that of one.
-var (
-	ofPods = regexp.MustCompile(`^(.*-)?kubepods(\.slice)?$`)
-	ofPod  = regexp.MustCompile(`^(kubepods.*-)?pod[0-9a-f_-]{32,36}(\.slice)?$`)
-)
+// ofPods reports whether a directory is that of all Pods, as both cgroup
+// drivers of the kubelet call it, below whatever root the kubelet has been
+// given.
+func ofPods(name string) bool {
+	name = strings.TrimSuffix(name, ".slice")
+	return name == "kubepods" || strings.HasSuffix(name, "-kubepods")
+}
+
+// ofPod reports whether a directory is that of one Pod.
+func ofPod(name string) bool {
+	name = strings.TrimSuffix(name, ".slice")
+	if i := strings.LastIndex(name, "-pod"); i >= 0 && strings.Contains(name, "kubepods") {
+		name = name[i+1:]
+	}
+	uid, ok := strings.CutPrefix(name, "pod")
+	return ok && (len(uid) == 36 || len(uid) == 32) && strings.Trim(uid, "0123456789abcdef-_") == ""
+}
 
 // podsCgroup is the directory of the Pods: that which we are in, or the only
 // one there is.
@@ -48,7 +72,7 @@ func podsCgroup() (string, error) {
 	at := root
 	for element := range strings.SplitSeq(selfCgroup(), "/") {
 		at = filepath.Join(at, element)
-		if ofPods.MatchString(element) {
+		if ofPods(element) {
 			return at, nil
 		}
 	}
@@ -58,7 +82,7 @@ func podsCgroup() (string, error) {
 		if err != nil || !d.IsDir() {
 			return nil // a cgroup may go while we look
 		}
-		if path != root && ofPods.MatchString(d.Name()) {
+		if path != root && ofPods(d.Name()) {
 			found[path] = true
 			return fs.SkipDir
 		}
@@ -104,7 +128,7 @@ func ownCgroup(below string) uint64 {
 	own := ""
 	for element := range strings.SplitSeq(strings.Trim(selfCgroup(), "/"), "/") {
 		at = filepath.Join(at, element)
-		if ofPod.MatchString(element) || strings.HasPrefix(selfCgroup(), "/system.slice/") && strings.HasSuffix(element, ".service") {
+		if ofPod(element) || strings.HasPrefix(selfCgroup(), "/system.slice/") && strings.HasSuffix(element, ".service") {
 			own = at // what is inside may have any name
 			break
 		}

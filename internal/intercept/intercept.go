@@ -176,6 +176,7 @@ func Install(ctx context.Context, p Plan) (Status, error) {
 	if p.Mode == Loopback && p.To != p.Mode.Listener() {
 		return Status{}, fmt.Errorf("with loopback the server listens on %v, so connections cannot be led to %v", p.Mode.Listener(), p.To)
 	}
+	p.HostNetwork = p.HostNetwork && p.Mode == NFTables
 	s := Status{Mode: p.Mode, To: p.To}
 	if p.Mode != Environment {
 		var err error
