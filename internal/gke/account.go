@@ -3,6 +3,7 @@ package gke
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -78,7 +79,9 @@ func follows[T any](c *Cluster, what string, seen func(yield func(Change[T], err
 	for change, err := range seen {
 		if err != nil {
 			c.counts.watchErrors.Add(1)
-			c.log.Warn("the watch of "+what+" was interrupted", "error", err)
+			if c.logged.first("watch of "+what, time.Now()) { // all of them end when the API server does
+				c.log.Warn("the watch of "+what+" was interrupted; it begins again by itself", "error", err)
+			}
 			continue
 		}
 		apply(change)

@@ -9,8 +9,6 @@ const (
 	annotationProvider  = "gcemds.dev/provider" // a name in Config.Providers
 )
 
-var annotations = []string{annotationGSA, annotationPrincipal, annotationQuota, annotationProvider}
-
 // Labels of a node.
 const (
 	labelHostname = "kubernetes.io/hostname"

@@ -138,6 +138,9 @@ func podOf(p *wirePod) Pod {
 	return pod
 }
 
+// annotations are those that are kept.
+var annotations = []string{annotationGSA, annotationPrincipal, annotationQuota, annotationProvider}
+
 func serviceAccountOf(m *metav1.PartialObjectMetadata) ServiceAccount {
 	sa := ServiceAccount{Namespace: m.Namespace, Name: m.Name, UID: string(m.UID), Annotations: map[string]string{}}
 	for _, name := range annotations {
@@ -186,16 +189,21 @@ func follow[W runtime.Object, T any](ctx context.Context, k *Kubernetes, namespa
 			return k.client.Get().Namespace(namespace).Resource(resource).SetHeader("Accept", accept).
 				VersionedParams(&o, metav1.ParameterCodec)
 		}
+		s := &stream[W, T]{ctx: ctx, read: read, seen: make(chan seen[T])}
 		source := &cache.ListWatch{
 			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return get(o).Timeout(apiTimeout).Do(ctx).Get()
+				list, err := get(o).Timeout(apiTimeout).Do(ctx).Get()
+				return list, s.met(err)
 			},
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 				o.Watch = true
-				return get(o).Watch(ctx)
+				w, err := get(o).Watch(ctx)
+				if o.SendInitialEvents != nil { // a list comes next: not every server has these
+					return w, err
+				}
+				return w, s.met(err)
 			},
 		}
-		s := &stream[W, T]{ctx: ctx, read: read, seen: make(chan seen[T])}
 		quiet := logr.Discard()
 		reflector := cache.NewReflectorWithOptions(source, object, s, cache.ReflectorOptions{
 			Logger: &quiet, Name: resource, TypeDescription: resource,
@@ -205,12 +213,9 @@ func follow[W runtime.Object, T any](ctx context.Context, k *Kubernetes, namespa
 			defer close(s.seen)
 			for pause := firstPause; ctx.Err() == nil; pause = min(2*pause, longestPause) {
 				began := time.Now()
-				err := reflector.ListAndWatchWithContext(logr.NewContext(ctx, quiet))
+				reflector.ListAndWatchWithContext(logr.NewContext(ctx, quiet)) // its errors were met already
 				if time.Since(began) > longestPause {
 					pause = firstPause
-				}
-				if err != nil && ctx.Err() == nil {
-					s.send(seen[T]{err: apiError(err)})
 				}
 				select {
 				case <-time.After(pause/2 + rand.N(pause)):
@@ -254,6 +259,14 @@ func (s *stream[W, T]) send(got seen[T]) error {
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
+}
+
+// met hands on an error, and returns it.
+func (s *stream[W, T]) met(err error) error {
+	if err != nil && s.ctx.Err() == nil {
+		s.send(seen[T]{err: apiError(err)})
+	}
+	return err
 }
 
 // one hands on an object. That of a deletion may be a tombstone, the last that

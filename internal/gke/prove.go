@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -81,16 +82,17 @@ func (c *Cluster) untaint(ctx context.Context) {
 // It waits for all accounts to be known, so that it is the same ones each time,
 // but not for long: a watch of one may not be allowed.
 func (c *Cluster) try(ctx context.Context, x *index, patient bool) error {
-	tenants := make([]*tenant, 0, len(x.tenants))
+	byName := func(a, b *tenant) int { return strings.Compare(a.pod().String(), b.pod().String()) }
 	seen := map[*account]bool{}
-	for _, t := range x.tenants {
-		if pod := t.pod(); !seen[t.account] && !pod.Terminating && (c.config.Projected == nil || slices.Contains(pod.Volumes, c.config.Projected.Volume)) {
-			seen[t.account] = true
-			tenants = append(tenants, t)
+	tenants := slices.DeleteFunc(slices.SortedFunc(maps.Values(x.tenants), byName), func(t *tenant) bool {
+		pod := t.pod()
+		if seen[t.account] || pod.Terminating || c.config.Projected != nil && !slices.Contains(pod.Volumes, c.config.Projected.Volume) {
+			return true
 		}
-	}
-	slices.SortFunc(tenants, func(a, b *tenant) int { return strings.Compare(a.pod().String(), b.pod().String()) })
-	var last error
+		seen[t.account] = true
+		return false
+	})
+	var first error
 	tried := 0
 	for _, t := range tenants {
 		id := t.account.identity.Load()
@@ -111,12 +113,14 @@ func (c *Cluster) try(ctx context.Context, x *index, patient bool) error {
 		if err == nil {
 			return nil
 		}
-		last = fmt.Errorf("no token of %s: %w", id.account, err)
+		if first == nil {
+			first = fmt.Errorf("no token of %s: %w", id.account, err)
+		}
 	}
 	if tried == 0 && len(tenants) > 0 && slices.ContainsFunc(tenants, func(t *tenant) bool { return t.account.identity.Load() == nil }) {
 		return errUnknown
 	}
-	return last
+	return first
 }
 
 // scopesOf are those of the federated token that its Pods will want.
