@@ -174,6 +174,9 @@ func (s *Server) instance(r *http.Request) (*fleet.Instance, error) {
 	if i := s.Instance(name); i != nil {
 		return i, nil
 	}
+	if s.Status().Node != "" {
+		return nil, &Error{Status: http.StatusNotFound, Msg: "callers are Pods here, and there are no instances to look at or edit; gcemds gke explain NAMESPACE/POD says what a Pod gets"}
+	}
 	return nil, &Error{Status: http.StatusNotFound, Msg: fmt.Sprintf("there is no instance %q; gcemds status lists them", name)}
 }
 

@@ -177,6 +177,9 @@ func printStatus(w io.Writer, s admin.Status) error {
 		line("listener", "%s %s%s", l.Name, l.Address, kind)
 	}
 	line("issuer", "%s", s.Issuer)
+	if s.Node != "" {
+		line("node", "%s, whose Pods are served", s.Node)
+	}
 	line("waiting", "%d requests", s.Hanging)
 	for _, i := range s.Instances {
 		line("instance", "%s", named(i))

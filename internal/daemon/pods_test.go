@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/issuer"
 )
@@ -153,6 +154,14 @@ func TestPods(t *testing.T) {
 	}
 	if code, metrics := fetch(t, w.http, w.base("admin http")+"/metrics"); code != http.StatusOK || !strings.Contains(metrics, `gcemds_gke_upstream_calls_total{outcome="ok",to="sts"}`) || !strings.Contains(metrics, "gcemds_gke_pods 1") {
 		t.Errorf("the metrics have no Pods:\n%s", metrics)
+	}
+
+	client := &admin.Client{Socket: w.socket}
+	if status, err := client.Status(t.Context()); err != nil || status.Node != "node-1" || len(status.Instances) != 0 {
+		t.Errorf("the status is %+v (%v), want the node and no instances", status, err)
+	}
+	if err := client.Edit(t.Context(), "", admin.Edit{Path: "instance/attributes/x", Value: json.RawMessage(`"1"`)}); err == nil || !strings.Contains(err.Error(), "callers are Pods") {
+		t.Errorf("an edit is %v, want that there is nothing to edit", err)
 	}
 
 	w.write(strings.Replace(yaml, "my-project", "other-project", 1))
