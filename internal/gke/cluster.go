@@ -12,6 +12,7 @@ import (
 	"github.com/gcemds/gcemds/internal/fleet"
 	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/token"
+	"github.com/gcemds/gcemds/internal/tree"
 )
 
 // Options of a Cluster. API and Tokens are needed.
@@ -79,6 +80,7 @@ func New(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.instance = &fleet.Instance{Name: config.Node, Metadata: tree.NewStore(n.shown)}
 	c.node.Store(n)
 	c.own.refresh()
 	c.pods.Store(&index{changed: make(chan struct{})})

@@ -125,7 +125,7 @@ func (c *Cluster) instance(ctx context.Context, t *tenant) (*fleet.Instance, err
 // renew makes the instance of a Pod again if somebody has one already: whoever
 // waits for a change of it then sees one.
 func (c *Cluster) renew(t *tenant) {
-	if t.place.Load() == nil {
+	if t.place.Load() == nil || t.account.identity.Load().missing {
 		return
 	}
 	if _, err := c.make(t); err != nil {
@@ -156,10 +156,20 @@ func (c *Cluster) make(t *tenant) (*fleet.Instance, error) {
 		id.shown.Store(s)
 	}
 	account.Source = c.grant(t, id)
-	i := &fleet.Instance{Name: t.pod().String(), Metadata: tree.NewStore(s.document), Accounts: []fleet.Account{account}}
-	t.place.Store(&place{id, node, i})
-	if old != nil {
-		old.instance.Metadata.SetBase(s.document)
+	i := &fleet.Instance{Name: t.pod().String(), Accounts: []fleet.Account{account}}
+	if old == nil {
+		i.Metadata = tree.NewStore(s.document)
+		t.place.Store(&place{id, node, i})
+		return i, nil
 	}
+	// The store stays, so that whoever waits on it sees the change. Until it
+	// has the new document, the old e-mail is the account.
+	i.Metadata = old.instance.Metadata
+	if before := old.instance.Accounts[0].Email; before != account.Email {
+		account.Email = before
+		i.Accounts = append(i.Accounts, account)
+	}
+	t.place.Store(&place{id, node, i})
+	i.Metadata.SetBase(s.document)
 	return i, nil
 }

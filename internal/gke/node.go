@@ -20,6 +20,7 @@ type node struct {
 	Node                  // without a uid until it is known
 	clusterUID string     // "" until it is known
 	document   *tree.Tree // without accounts
+	shown      *tree.Tree // with the empty folder of accounts
 	instance   *fleet.Instance
 }
 
@@ -58,7 +59,7 @@ func (c *Cluster) makeNode(n Node, clusterUID string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &node{n, clusterUID, doc, &fleet.Instance{Name: c.config.Node, Metadata: tree.NewStore(shown)}}, nil
+	return &node{Node: n, clusterUID: clusterUID, document: doc, shown: shown}, nil
 }
 
 // numericID is a number that is as good as the id of a machine: the same for
@@ -81,8 +82,9 @@ func (c *Cluster) setNode(change func(n *Node, clusterUID *string)) {
 		c.log.Error("the document of the node cannot be made", "error", err)
 		return
 	}
+	next.instance = old.instance
 	c.node.Store(next)
-	old.instance.Metadata.SetBase(next.instance.Metadata.Tree())
+	next.instance.Metadata.SetBase(next.shown)
 	for _, t := range c.pods.Load().tenants {
 		c.renew(t)
 	}

@@ -203,7 +203,12 @@ func TestWaiters(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
 		w.four()
 		s := server.New(w.Cluster, nil, server.Limits{})
-		go func() { time.Sleep(time.Minute); w.learn(ksa("robot")) }()
+		go func() {
+			time.Sleep(time.Minute / 2)
+			w.api.node <- Change[Node]{Items: []Node{{Name: "node-1", UID: "another"}}} // which is no change of the accounts
+			time.Sleep(time.Minute / 2)
+			w.learn(ksa("robot"))
+		}()
 		begin := time.Now()
 		got := get(s, robot1, root+"instance/service-accounts/default/?recursive=true&wait_for_change=true")
 		if took := time.Since(begin); took != time.Minute || !strings.Contains(got.Body.String(), "my-project.svc.id.goog") {
