@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/tree"
 )
 
@@ -64,6 +65,12 @@ type Minted struct {
 	Expiry   *time.Time `json:"expiry,omitempty"`  // nil: there is none
 	Failure  string     `json:"failure,omitempty"` // its class: unavailable, throttled, denied, configuration, clock …
 	Error    string     `json:"error,omitempty"`   // the step that failed, and what to do
+}
+
+// An Event is an entry of the journal.
+type Event struct {
+	journal.Entry
+	Error string `json:"error,omitempty"`
 }
 
 // An Edit sets a path to a JSON value, or deletes it.

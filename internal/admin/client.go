@@ -85,6 +85,34 @@ func (c *Client) Watch(ctx context.Context, instance, path string) iter.Seq2[Val
 	}
 }
 
+// Log yields what the journal still has, oldest first, and with follow then
+// what happens, until the context ends.
+func (c *Client) Log(ctx context.Context, follow bool) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		for path := "/v1/log"; ; {
+			var events []Event
+			if err := c.call(ctx, http.MethodGet, path, nil, &events); err != nil {
+				if ctx.Err() == nil {
+					yield(Event{}, err)
+				}
+				return
+			}
+			last := uint64(0)
+			for _, e := range events {
+				if last = e.Seq; !yield(e, nil) {
+					return
+				}
+			}
+			if !follow {
+				return
+			}
+			if len(events) > 0 || path == "/v1/log" {
+				path = "/v1/log?after=" + strconv.FormatUint(last, 10)
+			}
+		}
+	}
+}
+
 // Edit makes all the edits, or none and returns why.
 func (c *Client) Edit(ctx context.Context, instance string, edits ...Edit) error {
 	body, err := json.Marshal(edits)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ func (s *Server) Handler() http.Handler {
 	for pattern, handle := range map[string]func(*http.Request) (any, error){
 		"GET /v1/status":  func(*http.Request) (any, error) { return s.Status(), nil },
 		"GET /v1/get":     s.get,
+		"GET /v1/log":     s.log,
 		"POST /v1/edit":   s.edit,
 		"POST /v1/revert": s.revert,
 		"POST /v1/whoami": s.whoami,
@@ -91,6 +93,32 @@ func (s *Server) get(r *http.Request) (any, error) {
 		v.JSON = string(n.JSON().Body)
 	}
 	return v, nil
+}
+
+// log answers with the entries that the journal still has. With after, it waits
+// until there are some after that one, or for timeout.
+func (s *Server) log(r *http.Request) (any, error) {
+	after := uint64(0)
+	if r.FormValue("after") != "" {
+		var err error
+		if after, err = strconv.ParseUint(r.FormValue("after"), 10, 64); err != nil {
+			return nil, &Error{Status: http.StatusBadRequest, Msg: "after is not the number of an entry"}
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), watchTimeout)
+		defer cancel()
+		for range s.Journal.Follow(ctx, after) {
+			break
+		}
+	}
+	events := []Event{}
+	for _, e := range s.Journal.Entries(after) {
+		event := Event{Entry: e}
+		if e.Err != nil {
+			event.Error = e.Err.Error()
+		}
+		events = append(events, event)
+	}
+	return events, nil
 }
 
 // whoami mints for each account of an instance, as for a workload.

@@ -138,6 +138,8 @@ libraries would ask; the other commands are for a gcemds.`,
 	root.AddCommand(newServe(), newRun(), newGet(), newTree(), newWatch(), newToken(), newIdentity(), newEmail(), newScopes(), newWait(),
 		newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
 		newTPM(), newGoogle(), newIntercept(), newVersion())
+		newSet(), newDelete(), newApply(), newStatus(), newLog(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
+		newTPM(), newGoogle(), newVersion())
 	wrapArgs(root)
 	return root
 }

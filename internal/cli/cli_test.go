@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gcemds/gcemds/internal/admin"
+	"github.com/gcemds/gcemds/internal/journal"
 )
 
 func TestMain(m *testing.M) {
@@ -434,5 +435,13 @@ serving vm-3 as no service account
 `
 	if got := out.String(); got != want {
 		t.Errorf("the banner is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestLogLine: what a program has sent cannot confuse a terminal.
+func TestLogLine(t *testing.T) {
+	got := logLine(admin.Event{Entry: journal.Entry{Kind: journal.Request, Instance: "vm-1", Method: "GET", Path: "/\x1b[2J", Status: 404, Took: 1500 * time.Nanosecond}, Error: `say "no"`})
+	if _, got, _ = strings.Cut(got, " "); got != `vm-1 GET "/\x1b[2J" 404 2µs say "no"` {
+		t.Errorf("the line is %s", got)
 	}
 }
