@@ -91,21 +91,26 @@ The exit code is 1 if a case fails.`,
 func (s *server) tcp(ctx context.Context) (string, error) {
 	host := s.address()
 	if host == "" {
-		status, err := s.remote.client().Status(ctx)
-		if err != nil {
-			return "", err
-		}
-		for _, l := range status.Listeners {
-			if host, ok := reachable(l); ok {
-				return host, nil
-			}
-		}
-		return "", fmt.Errorf("the gcemds on %s has no listener for plain TCP, which this takes", s.remote.client().Socket)
+		return s.ours(ctx)
 	}
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		host = net.JoinHostPort(strings.Trim(host, "[]"), "80")
 	}
 	return host, nil
+}
+
+// ours is where a gcemds listens for plain TCP.
+func (r *remote) ours(ctx context.Context) (string, error) {
+	status, err := r.client().Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range status.Listeners {
+		if host, ok := reachable(l); ok {
+			return host, nil
+		}
+	}
+	return "", fmt.Errorf("the gcemds on %s has no listener for plain TCP, which this takes", r.client().Socket)
 }
 
 // prepare lets cases change the document of the server that has the socket.

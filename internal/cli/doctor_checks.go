@@ -320,9 +320,20 @@ func checkCaptured(_ context.Context, p *place) []finding {
 	return ok("%s is not an address of this machine", linkLocal)
 }
 
-func checkServerAnswers(_ context.Context, p *place) []finding {
+func checkServerAnswers(ctx context.Context, p *place) []finding {
 	g := p.server
+	ours := ""
+	if !g.genuine() {
+		ours = p.gcemds(ctx)
+	}
 	switch {
+	case ours != "" && ours != p.address:
+		what := "a gcemds runs at " + ours + ", and no variable says so"
+		if p.named {
+			what = "GCE_METADATA_HOST does not name the gcemds that runs at " + ours
+		}
+		return []finding{{Severity: problem, What: what, Why: "programs look for it elsewhere",
+			Fix: "export GCE_METADATA_HOST=" + ours + ", and the other variables that it has printed"}}
 	case g.err != nil && !p.named:
 		return []finding{{Severity: problem, What: "there is no metadata server: " + linkLocal + ": " + explained(g.err),
 			Why: "programs have no identity", Fix: "gcemds serve, and set the variables that it prints"}}

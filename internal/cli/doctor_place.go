@@ -35,6 +35,7 @@ type place struct {
 	system string // as in runtime.GOOS
 	lookup func(ctx context.Context, host string) ([]string, error)
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	gcemds func(ctx context.Context) string // where the one of this user listens; "" if none runs
 
 	// What look has found.
 	named     bool     // GCE_METADATA_HOST says where the server is
@@ -59,6 +60,12 @@ func here() *place {
 		system: runtime.GOOS,
 		lookup: net.DefaultResolver.LookupHost,
 		dial:   (&net.Dialer{}).DialContext,
+		gcemds: func(ctx context.Context) string {
+			ctx, cancel := context.WithTimeout(ctx, dialLimit)
+			defer cancel()
+			host, _ := (&remote{}).ours(ctx)
+			return host
+		},
 	}
 }
 

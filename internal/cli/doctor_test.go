@@ -24,7 +24,8 @@ import (
 // TestDoctor: each file of testdata/doctor is a place and what doctor says of
 // it. Its files are env (a variable on a line), net (an address or, after dns, a
 // name, and what is there), want, and those of the place, below root/. With
-// -update the tests write want.
+// -update the tests write want. In net, gcemds says where the one of this user
+// listens.
 //
 // Nothing is dialled, and time is not real.
 func TestDoctor(t *testing.T) {
@@ -75,6 +76,7 @@ func TestDoctor(t *testing.T) {
 // placeOf is the place that a file describes.
 func placeOf(t *testing.T, a *txtar.Archive) *place {
 	t.Helper()
+	running := ""
 	env, hosts, names, files := map[string]string{}, map[string]string{}, map[string]string{}, fstest.MapFS{}
 	for _, f := range a.Files {
 		for line := range strings.Lines(string(f.Data)) {
@@ -84,7 +86,9 @@ func placeOf(t *testing.T, a *txtar.Archive) *place {
 				name, value, _ := strings.Cut(line, "=")
 				env[name] = value
 			case "net":
-				if name, is := strings.CutPrefix(line, "dns "); is {
+				if addr, is := strings.CutPrefix(line, "gcemds "); is {
+					running = addr
+				} else if name, is := strings.CutPrefix(line, "dns "); is {
 					name, addresses, _ := strings.Cut(name, " ")
 					names[name] = addresses
 				} else {
@@ -108,6 +112,7 @@ func placeOf(t *testing.T, a *txtar.Archive) *place {
 	}
 	return &place{
 		getenv: func(name string) string { return env[name] },
+		gcemds: func(context.Context) string { return running },
 		files:  files,
 		home:   "users/ann",
 		system: "linux",
