@@ -56,7 +56,7 @@ func list(w io.Writer, title string, paths []string) {
 		fmt.Fprintln(w, title)
 	}
 	for _, p := range paths {
-		fmt.Fprintln(w, "  "+p)
+		fmt.Fprintln(w, "  "+shownWord(p))
 	}
 }
 

@@ -136,10 +136,8 @@ libraries would ask; the other commands are for a gcemds.`,
 	root.SetVersionTemplate("gcemds {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	root.AddCommand(newServe(), newRun(), newGet(), newTree(), newWatch(), newToken(), newIdentity(), newEmail(), newScopes(), newWait(),
-		newSet(), newDelete(), newApply(), newStatus(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
-		newTPM(), newGoogle(), newIntercept(), newVersion())
 		newSet(), newDelete(), newApply(), newStatus(), newLog(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
-		newTPM(), newGoogle(), newVersion())
+		newTPM(), newGoogle(), newIntercept(), newVersion())
 	wrapArgs(root)
 	return root
 }
