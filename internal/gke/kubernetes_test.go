@@ -5,6 +5,7 @@ package gke
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -12,10 +13,15 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/issuer"
+	"github.com/gcemds/gcemds/internal/token"
 )
 
 // kubeconfigVariable names a file that leads to a cluster which this test may
@@ -196,4 +202,89 @@ func next[T any](t *testing.T, pull func() (Change[T], error, bool)) Change[T] {
 		t.Fatalf("the watch yields %+v, %v, %v", c, err, ok)
 	}
 	return c
+}
+
+// deaf is Kubernetes seen through a watch that has stopped without a word.
+type deaf struct{ API }
+
+func (d deaf) Pods(ctx context.Context, node string) iter.Seq2[Change[Pod], error] {
+	return func(yield func(Change[Pod], error) bool) {
+		for c, err := range d.API.Pods(ctx, node) {
+			if !yield(c, err) || c.All {
+				break
+			}
+		}
+		<-ctx.Done()
+	}
+}
+
+// TestChain: tokens of a real API server are exchanged by a Google that
+// verifies them with its keys; and when a Pod is gone and nobody saw it, the
+// API server makes no more tokens in its name for who has its address now.
+func TestChain(t *testing.T) {
+	file := os.Getenv(kubeconfigVariable)
+	if file == "" {
+		t.Skipf("no cluster: name the kubeconfig file of one for tests in %s; make e2e starts one", kubeconfigVariable)
+	}
+	k, err := OpenKubernetes(file, "gcemds-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := admin{t, t.Context(), k.client}
+	keys, err := k.Get(t.Context(), "/openid/v1/jwks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, public, err := issuer.ParsePublicKeys(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	discovery, err := k.Get(t.Context(), "/.well-known/openid-configuration")
+	var found struct{ Issuer string }
+	if err := errors.Join(err, json.Unmarshal(discovery, &found)); err != nil {
+		t.Fatal(err)
+	}
+	google, err := issuer.New(issuer.Options{Directory: &issuer.Directory{Providers: []issuer.Provider{{Audience: iamPrefix + testProvider, Issuer: found.Issuer, Keys: public}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer google.Close()
+
+	ns, node := fmt.Sprint("chain-", time.Now().UnixNano()), fmt.Sprint("node-", time.Now().UnixNano())
+	a.do("POST", "/api/v1/namespaces", `{"metadata":{"name":"`+ns+`"}}`)
+	defer a.do("DELETE", "/api/v1/namespaces/"+ns, "")
+	a.do("POST", "/api/v1/nodes", `{"metadata":{"name":"`+node+`"}}`)
+	defer a.do("DELETE", "/api/v1/nodes/"+node, "")
+	a.do("POST", "/api/v1/namespaces/"+ns+"/serviceaccounts", `{"metadata":{"name":"robot"}}`)
+	pod := "/api/v1/namespaces/" + ns + "/pods"
+	a.do("POST", pod, `{"metadata":{"name":"p"},"spec":{"nodeName":"`+node+`","serviceAccountName":"robot","automountServiceAccountToken":false,"containers":[{"name":"c","image":"i"}]}}`)
+	a.do("PATCH", pod+"/p/status", `{"status":{"phase":"Running","podIP":"10.1.0.5","podIPs":[{"ip":"10.1.0.5"}]}}`)
+
+	tokens := token.NewCache(token.Limits{})
+	defer tokens.Close()
+	c, err := New(Options{
+		Config: Config{Node: node, ProjectID: "my-project", Provider: Provider{WorkloadIdentity: testProvider}},
+		API:    deaf{k}, Tokens: tokens, Env: credential.Env{Client: &credential.Client{Transport: &fakeGoogle{Issuer: google}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { c.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+
+	w := &world{Cluster: c}
+	for end := time.Now().Add(time.Minute); c.Ready() != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := c.Ready(); err != nil {
+		t.Fatalf("no token is made: %v", err)
+	}
+	w.good(t, "10.1.0.5", token.Request{})
+	a.do("DELETE", pod+"/p", `{"gracePeriodSeconds":0}`)
+	if _, err := w.mint(t, "10.1.0.5", token.Request{Scopes: []string{readOnly}}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "has been deleted") {
+		t.Errorf("who has the address of a Pod that is gone: %v, want 403", err)
+	}
 }
