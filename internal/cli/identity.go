@@ -164,10 +164,14 @@ func discover(ctx context.Context, base string) (certs, name string, err error) 
 	if err := json.Unmarshal(data, &document); err != nil || document.Issuer == "" || !isURL(document.Keys) {
 		return "", "", fmt.Errorf("%s does not say where the keys are, and of whom", from)
 	}
+	if isHTTPS(base) && !isHTTPS(document.Keys) {
+		return "", "", fmt.Errorf("%s has its keys at %s, where anybody on the way could put others", from, document.Keys)
+	}
 	return document.Keys, document.Issuer, nil
 }
 
-func isURL(s string) bool { return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://") }
+func isURL(s string) bool   { return isHTTPS(s) || strings.HasPrefix(s, "http://") }
+func isHTTPS(s string) bool { return strings.HasPrefix(s, "https://") }
 
 // maxCerts bounds a list of keys, in bytes.
 const maxCerts = 1 << 20
