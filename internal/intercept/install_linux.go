@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -29,26 +30,34 @@ func (p Plan) layout() (l layout, err error) {
 	if err != nil {
 		return l, err
 	}
-	nat := p.Mode == NFTables
+	nat := p.translates()
 	if p.To.Addr() == beside || p.To.Addr() == linkLocal {
 		l.addrs = []netip.Addr{p.To.Addr()}
 	}
 	if !p.To.Addr().IsLoopback() { // nobody reaches those from outside
-		l.table = chains(p.To, linkLocal, outside, nat, nat && p.HostNetwork)
+		l.table = chains(p.To, linkLocal, outside, nat, p.HostNetwork)
 	}
-	if nat && p.HostNetwork {
+	if p.HostNetwork {
 		l.route = p.To.Addr()
 	}
 	if p.IPv6 && p.Mode != EBPF {
 		to6 := p.to6()
 		l.addrs6 = []netip.Addr{to6.Addr()}
-		l.table6 = chains(to6, linkLocal6, outside, nat, nat && p.HostNetwork)
+		l.table6 = chains(to6, linkLocal6, outside, nat, p.HostNetwork)
 	}
 	if p.Mode == EBPF {
 		l.hook = &hook{to: p.To, ipv6: p.IPv6, cgroup: p.Cgroup}
 		l.hook.exclude = ownCgroup(p.Cgroup)
 	}
 	return l, nil
+}
+
+// translates reports whether what the node forwards is translated. With EBPF
+// and all Pods that is for what no connect(2) has made: raw sockets, which would
+// get past us to the server of a cloud, and sandboxes with a network of their
+// own.
+func (p Plan) translates() bool {
+	return p.Mode == NFTables || p.Mode == EBPF && ofPods(filepath.Base(p.Cgroup))
 }
 
 // to6 is where the server listens for those who call fd20:ce::254.
@@ -126,7 +135,7 @@ func install(ctx context.Context, p Plan) (s Status, err error) {
 	if len(s.Notes) > 0 {
 		s.To6 = netip.AddrPort{}
 	}
-	if p.Mode == NFTables {
+	if p.translates() {
 		if err := cut(p); err != nil {
 			s.Notes = append(s.Notes, fmt.Sprintf("connections to the metadata server that were open before may go on: %v", err))
 		}

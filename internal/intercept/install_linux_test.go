@@ -360,7 +360,19 @@ func TestEBPF(t *testing.T) {
 	if got := dns(w.pod1); got != "cloud" {
 		t.Errorf("a Pod that asks for DNS by UDP gets %q", got)
 	}
-	asks("a process beside the Pods", w.pod1, filepath.Join(top, "system.slice"), metadata, "cloud: 10.244.1.11")
+	asks("a process beside the Pods", w.node, filepath.Join(top, "system.slice"), metadata, "cloud: 192.0.2.1")
+	if mptcp := "mptcp:" + metadata; !strings.Contains(ask(w.pod2, mptcp), "protocol not") { // this kernel has it
+		<-notes
+		// Its sockets are of several others, and only those have connected.
+		asks("a Pod with Multipath TCP", w.pod1, caller, mptcp, "ours: 10.244.1.11 (the caller sees 169.254.169.252:988)")
+		if got := <-notes; !got.ok {
+			t.Error("the kernel has not noted who calls with Multipath TCP")
+		}
+	}
+	w.want("a Pod without connect(2) of this kernel", w.pod1, metadata, "ours: 10.244.1.11")
+	if got := <-notes; got.ok {
+		t.Errorf("of a caller that has not connected here the kernel has noted %+v", got)
+	}
 	w.want("another machine", w.cloud, "169.254.169.252:988", noAnswer)
 
 	if again := w.install(p); len(again.Changed) > 0 {
@@ -432,22 +444,47 @@ func TestEBPFPutRight(t *testing.T) {
 	w.nothing()
 }
 
+// TestOneCgroup: below a cgroup of one's choice processes are led to the
+// server, and everybody else is left alone, whatever they send.
+func TestOneCgroup(t *testing.T) {
+	w := newWorld(t)
+	w.needs(EBPF)
+	top := w.cgroups("these", "those")
+	w.serve(w.node, "ours", "0.0.0.0:988")
+	p := Plan{Mode: EBPF, Cgroup: top + "/these"}
+	w.install(p)
+	if s := w.install(p); len(s.Changed) > 0 {
+		t.Errorf("the second time Install does %q", s.Changed)
+	}
+	for cgroup, want := range map[string]string{"these": "ours: 10.244.1.11", "those": "cloud: 10.244.1.11"} {
+		if got, _ := askIn(w.pod1, top+"/"+cgroup, metadata); got != want {
+			t.Errorf("a process in %s gets %q, want %q", cgroup, got, want)
+		}
+	}
+	w.want("a process that is in neither", w.pod1, metadata, "cloud: 10.244.1.11")
+	if s := w.read(); s.Mode != EBPF || len(s.Faults) > 0 {
+		t.Errorf("Read = %+v", s)
+	}
+	w.remove()
+	w.nothing()
+}
+
 // TestExcluded: our own server, in a Pod, is not led to itself.
 func TestExcluded(t *testing.T) {
 	w := newWorld(t)
 	w.needs(EBPF)
-	top := w.cgroups("kubepods/podours/server", "kubepods/podtheirs/app")
+	top := w.cgroups("all/podours/server", "all/podtheirs/app")
 	w.serve(w.node, "ours", "0.0.0.0:988")
-	own, err := cgroupID(top + "/kubepods/podours")
+	own, err := cgroupID(top + "/all/podours")
 	check(err)
 	w.node.in(func() {
-		_, err := Install(context.Background(), Plan{Mode: EBPF, Cgroup: top + "/kubepods"})
+		_, err := Install(context.Background(), Plan{Mode: EBPF, Cgroup: top + "/all"})
 		check(err)
-		_, err = compareHook(&hook{to: EBPF.Listener(), cgroup: top + "/kubepods", exclude: own}, true)
+		_, err = compareHook(&hook{to: EBPF.Listener(), cgroup: top + "/all", exclude: own}, true)
 		check(err)
 	})
 	for cgroup, want := range map[string]string{"podours/server": "cloud: 10.244.1.11", "podtheirs/app": "ours: 10.244.1.11"} {
-		if got, _ := askIn(w.pod1, top+"/kubepods/"+cgroup, metadata); got != want {
+		if got, _ := askIn(w.pod1, top+"/all/"+cgroup, metadata); got != want {
 			t.Errorf("a process in %s gets %q, want %q", cgroup, got, want)
 		}
 	}

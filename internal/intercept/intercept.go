@@ -76,8 +76,10 @@ const (
 	Loopback Mode = "loopback"
 
 	// EBPF changes the destination when a process below a cgroup connects. It
-	// works where packets of Pods pass nftables by, and notes who calls; it
-	// does not see processes with a network stack of their own (gVisor, Kata).
+	// works where packets of Pods pass nftables by, and notes who calls. What
+	// is not connected by this kernel it does not see: raw sockets, and
+	// sandboxes with a network stack of their own (gVisor, Kata). If the cgroup
+	// is that of all Pods, those are led to the server as with NFTables.
 	EBPF Mode = "ebpf"
 
 	// Environment installs nothing: variables lead programs to the server.
@@ -151,7 +153,7 @@ func (m Mode) Probe() error {
 
 // Install makes the machine as the plan says: what is there already stays, what
 // is missing or different is put right, and what another plan left is taken
-// away. With NFTables and Loopback, connections that were open before are cut
+// away. But with EBPF below a cgroup that is not that of all Pods, connections that were open before are cut
 // if they lead elsewhere. It acts on the network namespace of the calling
 // thread, and must not be called twice at a time.
 func Install(ctx context.Context, p Plan) (Status, error) {

@@ -289,7 +289,7 @@ func noTables(err error) error {
 // lead to us: their next packet is refused.
 func cut(p Plan) error {
 	_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, stray{linkLocal, p.To.Addr()})
-	if err == nil && p.IPv6 {
+	if err == nil && p.IPv6 && p.Mode == NFTables {
 		_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET6, stray{linkLocal6, p.to6().Addr()})
 	}
 	return err

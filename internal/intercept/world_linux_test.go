@@ -198,18 +198,24 @@ const noAnswer = "no answer"
 
 // ask connects and returns what the server says; why it cannot, if it cannot.
 func ask(n namespace, to string) (answer string) {
-	n.in(func() { answer = dial(netip.MustParseAddrPort(to)) })
+	n.in(func() { answer = dial(to) })
 	return answer
 }
 
 // dial is ask of the namespace it is in. Go would take a socket of IPv4 for a
-// mapped address; Java does not.
-func dial(to netip.AddrPort) string {
+// mapped address; Java does not. With mptcp: before the address, the socket is
+// one of Multipath TCP.
+func dial(address string) string {
+	address, mptcp := strings.CutPrefix(address, "mptcp:")
+	to, protocol := netip.MustParseAddrPort(address), 0
+	if mptcp {
+		protocol = unix.IPPROTO_MPTCP
+	}
 	family, peer := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
 	if to.Addr().Is4() {
 		family, peer = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return err.Error()
 	}
@@ -370,7 +376,7 @@ func askIn(n namespace, cgroup, to string) (answer string, pid int) {
 // TestMain is, in a process that askIn has started, the caller.
 func TestMain(m *testing.M) {
 	if to := os.Getenv("GCEMDS_TEST_ASK"); to != "" {
-		io.WriteString(os.Stdout, dial(netip.MustParseAddrPort(to)))
+		io.WriteString(os.Stdout, dial(to))
 		return
 	}
 	os.Exit(m.Run())
