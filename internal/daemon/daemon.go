@@ -43,7 +43,8 @@ type Options struct {
 	Version string
 
 	// Peer asks the kernel who is at the other end of a connection, see
-	// server.Server.Peer; nil: it is not asked.
+	// server.Server.Peer; nil: package attest does, where the section gke of
+	// the configuration wants it.
 	Peer func(*fleet.Caller) func(context.Context) (fleet.Peer, error)
 }
 
@@ -130,7 +131,6 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	})
 	d.server.ClientCertificate = d.clientCertificate
 	d.peers(c)
-	d.server.Peer = o.Peer
 	name, value := d.server.Mark()
 	d.env.Header = map[string]string{name: value}
 

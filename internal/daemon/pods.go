@@ -43,7 +43,11 @@ var googles = []netip.AddrPort{netip.MustParseAddrPort("169.254.169.254:80"), ne
 // peers has the kernel asked who callers are that share the address of the
 // host.
 func (d *Daemon) peers(c *config.Config) {
-	if c.GKE == nil || c.GKE.Attest == gke.AttestNone {
+	switch {
+	case d.options.Peer != nil:
+		d.server.Peer = d.options.Peer
+		return
+	case c.GKE == nil || c.GKE.Attest == gke.AttestNone:
 		return
 	}
 	a := &attest.Attestor{Dialled: googles}

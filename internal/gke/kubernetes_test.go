@@ -19,7 +19,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/gcemds/gcemds/internal/credential"
+	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -264,7 +264,7 @@ func TestChain(t *testing.T) {
 	defer tokens.Close()
 	c, err := New(Options{
 		Config: Config{Node: node, ProjectID: "my-project", Provider: Provider{WorkloadIdentity: testProvider}},
-		API:    deaf{k}, Tokens: tokens, Env: credential.Env{Client: &credential.Client{Transport: &fakeGoogle{Issuer: google}}},
+		API:    deaf{k}, Tokens: tokens, Google: Google{Client: &exchange.Client{Transport: &fakeGoogle{Issuer: google}}},
 	})
 	if err != nil {
 		t.Fatal(err)
