@@ -264,6 +264,7 @@ func newGarden(t *testing.T) *garden {
 		t.Fatal(err)
 	}
 	g.google = httptest.NewUnstartedServer(g.ServeHTTP(fake.Handler()))
+	g.google.EnableHTTP2 = true // the libraries of which can be made to print what they send
 	g.google.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	g.google.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	g.google.StartTLS()

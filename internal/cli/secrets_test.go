@@ -96,6 +96,7 @@ func TestSecrets(t *testing.T) {
 
 	env := append(os.Environ(), "GORACE=atexit_sleep_ms=0", "TMPDIR="+filepath.Join(work, "tmp"), "HOME="+filepath.Join(work, "home"),
 		"XDG_RUNTIME_DIR="+filepath.Join(work, "run"), "GCEMDS_ADMIN="+filepath.Join(short, "s"), "SSL_CERT_FILE="+filepath.Join(g.dir, "google.pem"),
+		"GODEBUG="+os.Getenv("GODEBUG")+",http2debug=2",
 		"GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES=1", "AWS_REGION=us-east-2", "AWS_ACCESS_KEY_ID=AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY="+g.aws)
 	said := map[string]string{} // by who says it
 	command := func(args ...string) *exec.Cmd {
