@@ -277,3 +277,18 @@ func TestPackages(t *testing.T) {
 		}
 	}
 }
+
+// searching are packages that look for credentials by themselves. With GCE_METADATA_HOST leading to us, that search ends
+// at ourselves, and where it does not, it finds an identity that nobody has named.
+var searching = []string{"cloud.google.com/go/auth/credentials", "cloud.google.com/go/compute/metadata", "golang.org/x/oauth2/google", "google.golang.org/api"}
+
+// TestNoDefaultCredentials: nothing in the program looks for credentials that the configuration does not name.
+func TestNoDefaultCredentials(t *testing.T) {
+	for _, p := range load(t, "linux", "-deps", full("cmd/gcemds")) {
+		for _, s := range searching {
+			if p.ImportPath == s || strings.HasPrefix(p.ImportPath, s+"/") {
+				t.Errorf("gcemds contains %s, which looks for default credentials: a source is always chosen by name", p.ImportPath)
+			}
+		}
+	}
+}
