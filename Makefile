@@ -30,8 +30,7 @@ export GORACE := atexit_sleep_ms=100
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: help build pkcs11 lint test vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \
-.PHONY: help build pkcs11 lint test fips vuln fuzz e2e bench cross image generate check-generated clean \
+.PHONY: help build pkcs11 lint test fips vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \
 	$(PLATFORMS:%=cross/%)
 
 help: ## list the targets
