@@ -18,6 +18,7 @@ var imports = map[string]map[string]string{
 		"internal/cli": "main calls it and does nothing else",
 	},
 	"internal/cli": {
+		"internal/gke":         "gke setup and gke explain ask a cluster, without a server",
 		"":                     "run sets the variables that lead client libraries to a server, of which the package has the list",
 		"client":               "token, wait, capture, doctor and others ask any metadata server, as a program would",
 		"internal/intercept":   "run --link-local, intercept and serve --intercept make programs find our server at the address of Google's",

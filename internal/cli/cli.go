@@ -139,7 +139,7 @@ libraries would ask; the other commands are for a gcemds.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{err, c.CommandPath()} })
 	root.AddCommand(newServe(), newRun(), newGet(), newTree(), newWatch(), newToken(), newIdentity(), newEmail(), newScopes(), newWait(),
 		newSet(), newDelete(), newApply(), newStatus(), newLog(), newWhoami(), newReload(), newConfig(), newConformance(), newCapture(), newDoctor(),
-		newTPM(), newGoogle(), newIntercept(), newVersion())
+		newTPM(), newGoogle(), newIntercept(), newGKE(), newVersion())
 	wrapArgs(root)
 	return root
 }

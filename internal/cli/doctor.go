@@ -63,6 +63,18 @@ type finding struct {
 	Fix      string   `json:"fix,omitempty"` // a command, or what to do
 }
 
+// String returns the finding for people, in lines.
+func (f finding) String() string {
+	s := fmt.Sprintf("  %-8s %s: %s\n", f.Severity, f.Check, f.What)
+	if f.Why != "" {
+		s += fmt.Sprintf("  %-8s   why: %s\n", "", f.Why)
+	}
+	if f.Fix != "" {
+		s += fmt.Sprintf("  %-8s   fix: %s\n", "", strings.ReplaceAll(f.Fix, "\n", "\n"+strings.Repeat(" ", 18)))
+	}
+	return s
+}
+
 // A diagnosis is all that doctor says.
 type diagnosis struct {
 	Libraries []prospect `json:"libraries"`
@@ -136,13 +148,7 @@ func (d diagnosis) print(w io.Writer, asJSON bool) error {
 	}
 	b.WriteString("\nFindings:\n\n")
 	for _, f := range d.Findings {
-		fmt.Fprintf(&b, "  %-8s %s: %s\n", f.Severity, f.Check, f.What)
-		if f.Why != "" {
-			fmt.Fprintf(&b, "  %-8s   why: %s\n", "", f.Why)
-		}
-		if f.Fix != "" {
-			fmt.Fprintf(&b, "  %-8s   fix: %s\n", "", f.Fix)
-		}
+		b.WriteString(f.String())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

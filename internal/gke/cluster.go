@@ -1,9 +1,12 @@
 package gke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +32,11 @@ type Options struct {
 type Google struct {
 	Client   *exchange.Client // nil: one of its own
 	STS, IAM string           // addresses, as in the section endpoints of the configuration; "": Google's
+}
+
+// account is the address of a service account, without a method.
+func (g Google) account(email string) string {
+	return strings.TrimSuffix(cmp.Or(g.IAM, exchange.GoogleIAM), "/") + "/v1/" + exchange.DelegatePrefix + url.PathEscape(email)
 }
 
 // A Cluster is the resolver of callers that are Pods of one node. It is filled

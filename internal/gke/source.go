@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/url"
 	"strings"
 	"time"
 
@@ -43,7 +42,7 @@ func (c *Cluster) source(t *tenant, id *identity) token.Source {
 	}
 	var source token.Source = &exchange.Impersonation{
 		Target: id.gsa, Via: view, UserProject: id.quota, Client: c.google.Client,
-		Address: strings.TrimSuffix(cmp.Or(c.google.IAM, exchange.GoogleIAM), "/") + "/v1/" + exchange.DelegatePrefix + url.PathEscape(id.gsa),
+		Address: c.google.account(id.gsa),
 	}
 	source = step{source, &c.counts.calls[callIAM], func(e *token.Error, req token.Request) { explainIAM(e, req, id) }}
 	return c.tokens.Source("gke "+strings.Join([]string{id.account.UID, federated, id.gsa, id.quota}, " "), c.bounded(t.account, source))
