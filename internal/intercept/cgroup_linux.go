@@ -42,7 +42,10 @@ func cgroupMount(mounts string) (root string) {
 	return root
 }
 
-var errNoPods = errors.New("there is no cgroup of Pods on this machine (kubepods or kubepods.slice)")
+var (
+	errNoPods   = errors.New("there is no cgroup of Pods on this machine (kubepods or kubepods.slice)")
+	errManyPods = errors.New("there are cgroups of several kubelets; say which one is meant (--cgroup)")
+)
 
 // ofPods reports whether a directory is that of all Pods, as both cgroup
 // drivers of the kubelet call it, below whatever root the kubelet has been
@@ -99,7 +102,7 @@ func podsCgroup() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("there are %d cgroups of Pods below %s, one for each kubelet; say which one is meant (--cgroup)", len(found), root)
+	return "", errManyPods
 }
 
 // selfCgroup is the path of this process below the root of cgroup2.

@@ -128,9 +128,6 @@ func (c *comparison) note(different, done string) {
 }
 
 func (c *comparison) hook(want *hook) error {
-	if err := bpffsMounted(); err != nil {
-		return err
-	}
 	id, err := cgroupID(want.cgroup)
 	if err != nil && c.fix {
 		return err
@@ -140,6 +137,9 @@ func (c *comparison) hook(want *hook) error {
 	}
 	if c.fix {
 		manyPages()
+		if err := mountBPFFS(); err != nil {
+			return err
+		}
 		if err := os.MkdirAll(pins, 0o700); err != nil {
 			return fmt.Errorf("cannot keep eBPF programs: %w", needsRoot(err))
 		}
@@ -295,11 +295,19 @@ func sameProgram(one, two *ebpf.Program) bool {
 	return ok1 && ok2 && slices.Equal(m, n)
 }
 
-// bpffsMounted reports whether what is pinned is kept.
-func bpffsMounted() error {
+// isBPFFS reports whether what is pinned is kept.
+func isBPFFS() bool {
 	var s unix.Statfs_t
-	if err := unix.Statfs(bpffs, &s); err != nil || s.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("there is no place to keep eBPF programs (mount -t bpf bpf %s; a container must be given that of the machine)", bpffs)
+	return unix.Statfs(bpffs, &s) == nil && s.Type == unix.BPF_FS_MAGIC
+}
+
+// mountBPFFS makes a place to keep programs where systemd has not.
+func mountBPFFS() error {
+	if isBPFFS() {
+		return nil
+	}
+	if err := unix.Mount("bpf", bpffs, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RELATIME, "mode=0700"); err != nil {
+		return fmt.Errorf("there is no place to keep eBPF programs: %w (mount -t bpf bpf %s; a container must be given that of the machine)", err, bpffs)
 	}
 	return nil
 }
@@ -315,8 +323,8 @@ func probeHook() error {
 	if _, err := cgroupRoot(); err != nil {
 		return err
 	}
-	if err := bpffsMounted(); err != nil {
-		return err
+	if _, err := os.Stat(bpffs); err != nil {
+		return fmt.Errorf("there is no place to keep eBPF programs: %w (a container must be given that of the machine)", err)
 	}
 	manyPages()
 	maps := map[string]*ebpf.Map{}

@@ -249,19 +249,27 @@ func choose(p Plan) (Mode, string, error) {
 }
 
 // order is the order in which Auto tries, and why the first is first.
-func (p Plan) order() ([]Mode, string) {
-	_, err := podsCgroup()
-	switch onNode := err == nil; {
-	case onNode && hasCilium():
-		return []Mode{EBPF, NFTables}, "with Cilium, packets of Pods may pass nftables by"
-	case onNode || p.Cgroup != "":
+func (p Plan) order() (modes []Mode, because string) {
+	if p.Cgroup != "" || isNode() {
+		if hasCilium() {
+			return []Mode{EBPF, NFTables}, "with Cilium, packets of Pods may pass nftables by"
+		}
 		return []Mode{NFTables, EBPF}, "this is a node with Pods, and nftables works for every runtime"
-	case p.To.IsValid() && p.To != Loopback.Listener():
-		return []Mode{EBPF}, "this machine has no Pods, and the server listens elsewhere"
-	case p.HostNetwork:
-		return []Mode{Loopback, NFTables, EBPF}, "this machine has no Pods and no other metadata server"
 	}
-	return []Mode{Loopback, EBPF}, "this machine has no Pods and no other metadata server"
+	because = "this machine has no Pods, and the server listens elsewhere"
+	if !p.To.IsValid() || p.To == Loopback.Listener() {
+		modes, because = []Mode{Loopback}, "this machine has no Pods and no other metadata server"
+	}
+	if p.HostNetwork {
+		modes = append(modes, NFTables)
+	}
+	return append(modes, EBPF), because
+}
+
+// isNode reports whether there are Pods here, which include us if we are one.
+func isNode() bool {
+	_, err := podsCgroup()
+	return err == nil || errors.Is(err, errManyPods) || os.Getenv("KUBERNETES_SERVICE_HOST") != ""
 }
 
 // cgroup is where EBPF captures.

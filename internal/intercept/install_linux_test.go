@@ -450,6 +450,12 @@ func TestOneCgroup(t *testing.T) {
 	w := newWorld(t)
 	w.needs(EBPF)
 	top := w.cgroups("these", "those")
+	w.node.in(func() { // as on machines without systemd
+		check(unix.Unmount(bpffs, 0))
+		if isBPFFS() { // that of the machine, which is not for us
+			check(unix.Mount("bpf", bpffs, "bpf", 0, ""))
+		}
+	})
 	w.serve(w.node, "ours", "0.0.0.0:988")
 	p := Plan{Mode: EBPF, Cgroup: top + "/these"}
 	w.install(p)
@@ -493,27 +499,41 @@ func TestExcluded(t *testing.T) {
 
 // TestAuto: the mode fits the machine, and is explained.
 func TestAuto(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldAlone(t)
 	w.needs(NFTables)
 	s := w.install(Plan{Cgroup: "/sys/fs/cgroup"}) // that of Pods is known, so this is a node
 	if s.Mode != NFTables || !strings.Contains(s.Why, "every runtime") {
 		t.Errorf("on a node auto = %+v", s)
 	}
+	if isNode() {
+		t.Skip("this machine is a node itself, so what it does without Pods cannot be tried")
+	}
+	for _, c := range []struct {
+		name string
+		plan Plan
+		do   func()
+		want Mode
+		why  string
+	}{
+		{"a machine of its own", Plan{}, func() {}, Loopback, "no other metadata server"},
+		{"a server that listens elsewhere", Plan{To: netip.MustParseAddrPort("169.254.169.252:988"), HostNetwork: true}, func() {}, NFTables, "listens elsewhere"},
+		{"a machine of a cloud", Plan{HostNetwork: true}, func() { route("192.0.2.2", "169.254.169.254/32") }, NFTables, "not loopback: this machine has the metadata server"},
+	} {
+		w.node.in(func() {
+			c.do()
+			if m, why, err := choose(c.plan); err != nil || m != c.want || !strings.Contains(why, c.why) {
+				t.Errorf("on %s auto is %s because %q, %v; want %s because %q", c.name, m, why, err, c.want, c.why)
+			}
+		})
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
 	w.node.in(func() {
-		for n, c := range []struct {
-			dmi, route bool
-			want       Mode
-			why        string
-		}{{want: Loopback, why: "no other metadata server"}, {route: true, want: NFTables, why: "not loopback: this machine has the metadata server"}} {
-			if c.route {
-				route("192.0.2.2", "169.254.169.254/32")
-			}
-			if _, err := podsCgroup(); err == nil {
-				continue // this machine is a node itself
-			}
-			if m, why, err := choose(Plan{HostNetwork: true}); err != nil || m != c.want || !strings.Contains(why, c.why) {
-				t.Errorf("case %d: auto is %s because %q, %v; want %s because %q", n, m, why, err, c.want, c.why)
-			}
+		if m, why, err := choose(Plan{}); err != nil || m != NFTables {
+			t.Errorf("in a Pod auto is %s because %q, %v; want nftables", m, why, err)
+		}
+		check(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "cilium_host"}, PeerName: "cilium_net"}))
+		if m, why, err := choose(Plan{Cgroup: "/sys/fs/cgroup"}); m != EBPF && !strings.Contains(why, "not ebpf") {
+			t.Errorf("with Cilium auto is %s because %q, %v; want ebpf", m, why, err)
 		}
 	})
 	w.remove()
