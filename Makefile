@@ -58,7 +58,7 @@ test: lint ## lint, then every test that needs neither root nor network (the def
 	$(if $(RACE),$(GO) test -run Stack ./internal/server)
 
 # What uses cryptography. Of the commands, those that run a whole server against a whole Google.
-FIPS := . ./mdstest ./client/... $(addprefix ./internal/,credential daemon exchange issuer proxy server token tpm)
+FIPS := . ./mdstest ./client/... $(addprefix ./internal/,credential daemon exchange gke issuer proxy server token tpm)
 
 fips: export GODEBUG := fips140=only
 fips: ## test what uses cryptography in FIPS 140-3 mode (GODEBUG=fips140=only)
