@@ -22,6 +22,8 @@ func newGKE() *cobra.Command {
 		Short: "Set up identities for Pods, and explain those they get",
 		Long: `Commands for clusters in which gcemds gives every Pod the identity of its service
 account (docs/how-to/kubernetes-pods.md). They change nothing.`,
+		Example: `  gcemds gke setup --project my-project --project-number 123456789012
+  gcemds gke explain shop/web-5d9c --config gcemds.yaml`,
 	}
 	c.AddCommand(newGKESetup(), newGKEExplain())
 	return c
@@ -72,8 +74,8 @@ Google fetches the keys of the cluster from its issuer, or gets them with the
 provider where it cannot; --upload-jwks says which, if the address of the issuer
 tells it wrongly.`,
 		Example: `  gcemds gke setup --project my-project --project-number 123456789012
-  gcemds gke setup --project my-project --project-number 123456789012 --account shop/web --gsa web@my-project.iam.gserviceaccount.com
-  gcemds gke setup --project my-project --project-number 123456789012 --format terraform`,
+  gcemds gke setup --project my-project --project-number 12345 --account shop/web
+  gcemds gke setup --project my-project --project-number 12345 --format terraform`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if s.Namespace, s.Account, err = accountOf(account, "service account"); err == nil {
 				err = s.Validate()
@@ -137,8 +139,9 @@ that fails what mends it. Tokens are made and thrown away, and none is printed.
 It asks with your own rights to the cluster, and needs that of the server: to
 create serviceaccounts/token. The configuration is that of the server; that of the
 chart is in its ConfigMap. The exit code is 1 if a step fails.`,
-		Example: `  gcemds gke explain shop/web-5d9c --project my-project --provider projects/123456789012/locations/global/workloadIdentityPools/gcemds/providers/cluster
-  gcemds gke explain shop/web-5d9c --config gcemds.yaml --audience https://service.example`,
+		Example: `  gcemds gke explain shop/web-5d9c --config gcemds.yaml
+  gcemds gke explain shop/web-5d9c --config gcemds.yaml --audience https://x.example
+  gcemds gke explain shop/web-5d9c --project my-project --provider NAME`,
 		RunE: func(c *cobra.Command, args []string) error {
 			namespace, pod, err := accountOf(args[0], "Pod")
 			if err != nil {
