@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -240,6 +241,26 @@ func TestSecrets(t *testing.T) {
 		if all := string(recorded) + string(shown) + report.String(); err != nil || report.Total.Failed < 300 || strings.Contains(all, "xxxx") {
 			t.Errorf("%v: %d failed, and the token is there: %v", err, report.Total.Failed, strings.Contains(all, "xxxx"))
 		}
+	}
+}
+
+// TestEndlessServer: bodies of any length to each request are not kept.
+func TestEndlessServer(t *testing.T) {
+	t.Parallel()
+	addr := serve(t, gcemds.Options{}, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Metadata-Flavor", "Google")
+			io.WriteString(w, strings.Repeat("x", 200_000))
+		})
+	})
+	s := conformance.Server{Addr: addr}
+	report := conformance.NewReport(s)
+	if err := s.Run(t.Context(), cases(t)[:20], report.Add); err != nil {
+		t.Fatal(err)
+	}
+	recorded, err := json.Marshal(report.Recorded("here"))
+	if n := len(recorded) + len(report.String()); err != nil || report.Total.Failed < 10 || n > 100_000 {
+		t.Errorf("%v: of %d cases that failed, with a body of 200 kB each, %d bytes are kept", err, report.Total.Failed, n)
 	}
 }
 

@@ -22,12 +22,16 @@ func redact(s string, token bool) string {
 	if token {
 		return Redacted
 	}
-	s = secrets.ReplaceAllString(s, Redacted)
+	s = secrets.ReplaceAllString(s[:min(len(s), maxRecorded)], Redacted)
 	if len(s) > maxShown {
 		s = strings.ToValidUTF8(s[:maxShown], "") + "…"
 	}
 	return s
 }
+
+// maxRecorded is how long a body may be to be recorded, in bytes: a server that
+// is wrong may send one of any length to each request.
+const maxRecorded = 64 << 10
 
 // Recorded returns what a server answers instead of what was expected, as a
 // case of the corpus. Tokens are not in it, and of a document other than the
@@ -42,7 +46,7 @@ func (r Result) Recorded(source string) Case {
 	c.ContentType = &contentType
 	c.Body, c.BodyJSON, c.BodyRegex = nil, nil, ""
 	switch body := r.Answer.Body; {
-	case r.Other && c.Status < 400 || secrets.MatchString(body) || c.token() && c.Status < 300:
+	case len(body) > maxRecorded || r.Other && c.Status < 400 || secrets.MatchString(body) || c.token() && c.Status < 300:
 	case contentType == "application/json" && json.Valid([]byte(body)):
 		c.BodyJSON = json.RawMessage(body)
 	default:

@@ -18,7 +18,7 @@ type Report struct {
 	NotRun   map[string]int `json:"not_run"` // reason to number of cases
 	Failures []Failure      `json:"failures"`
 
-	results []Result // that failed
+	recorded []Case // what failed, without its source
 }
 
 // A Topic is one line of the report.
@@ -73,17 +73,18 @@ func (r *Report) Add(result Result) {
 		c := result.Case
 		at, _ := slices.BinarySearchFunc(r.Failures, c.ID, func(f Failure, id string) int { return cmp.Compare(f.ID, id) })
 		r.Failures = slices.Insert(r.Failures, at, Failure{c.ID, name, c.Method + " " + c.Path, c.Confidence + ": " + c.Source, result.Faults})
-		r.results = slices.Insert(r.results, at, result)
+		if result.Answer.Status != 0 { // no answer is nothing to expect
+			at, _ = slices.BinarySearchFunc(r.recorded, c.ID, func(c Case, id string) int { return cmp.Compare(c.ID, id) })
+			r.recorded = slices.Insert(r.recorded, at, result.Recorded(""))
+		}
 	}
 }
 
 // Recorded returns what differs as a file of the corpus.
 func (r *Report) Recorded(source string) []Case {
-	cases := []Case{}
-	for _, result := range r.results {
-		if result.Answer.Status != 0 { // no answer is nothing to expect
-			cases = append(cases, result.Recorded(source))
-		}
+	cases := append([]Case{}, r.recorded...)
+	for i := range cases {
+		cases[i].Source = source
 	}
 	return cases
 }
