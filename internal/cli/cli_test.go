@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -27,7 +28,21 @@ func TestMain(m *testing.M) {
 		"gcemds":       func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
 		"test-signer":  testSigner,
 		"test-subject": testSubject,
+	testscript.Main(waiting{m}, map[string]func(){
+		"gcemds": func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
 	})
+}
+
+// waiting runs more tests at a time than there are processors, unless -parallel
+// says otherwise: they wait more than they compute.
+type waiting struct{ *testing.M }
+
+func (w waiting) Run() int {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		parallel.Value.Set("8")
+	}
+	return w.M.Run()
 }
 
 // TestScripts runs testdata/*.txtar, one gcemds per script. Beside the
@@ -38,6 +53,7 @@ func TestMain(m *testing.M) {
 //	[!] fetch URL   asks for anything else
 //	eventually PATH VALUE   waits until the path has the value
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,

@@ -35,6 +35,7 @@ import (
 // or gcemds google, runs until the next one of its kind starts or the document
 // ends; ports are replaced by free ones.
 func TestDocs(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("the documents are tried with a shell that can interrupt a server")
 	}
