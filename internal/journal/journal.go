@@ -1,5 +1,5 @@
-// Package journal records what happened: one entry per event. Logs, metrics
-// and tests are its readers, so they cannot disagree.
+// Package journal records what happened: one entry per event. Logs, metrics,
+// gcemds log and tests are its readers, so they cannot disagree.
 //
 // It keeps the latest entries in memory only. It knows no secrets, since
 // nobody gives it any: paths come without their query, errors without tokens.
