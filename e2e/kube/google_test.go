@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	pool     = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/e2e"
+	pool     = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/e2e-pool"
 	provider = pool + "/providers/cluster"                                                                                                 // of its own
 	fleet    = "identitynamespace:" + poolAudience + ":https://gkehub.googleapis.com/projects/my-project/locations/global/memberships/e2e" // as a member
 )
