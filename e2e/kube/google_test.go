@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -166,7 +167,7 @@ func (g *google) whose(t *testing.T, token string) string {
 	}
 	answer := g.post(t, "/tokeninfo", "access_token="+token)
 	if answer["email"] == nil { // not with these scopes, but there is the unique id
-		return fmt.Sprint(answer["sub"], answer["error"])
+		return fmt.Sprint(cmp.Or(answer["sub"], answer["error"]))
 	}
 	return fmt.Sprint(answer["email"])
 }
