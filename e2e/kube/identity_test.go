@@ -53,7 +53,6 @@ func TestPodIdentity(t *testing.T) {
 	t.Run("Clients", in.testClients)
 	t.Run("Attacks", in.testAttacks)
 	t.Run("Surge", in.testSurge)
-	t.Run("Outage", in.testOutage)
 	t.Run("Killed", in.testKilled)
 }
 
