@@ -68,11 +68,14 @@ func main() {
 	}
 }
 
-var errMissed = errors.New("a bound was missed or could not be measured")
-
 func run(ctx context.Context, args []string) error {
-	if len(args) > 0 && args[0] == floorCommand {
-		return serveFloor(args[1:], os.Stdin)
+	if len(args) > 0 {
+		switch args[0] {
+		case floorCommand:
+			return serveFloor(args[1:], os.Stdin)
+		case reportCommand:
+			return report(args[1:], os.Stdin, os.Stdout)
+		}
 	}
 	var names []string
 	for _, c := range cases {
@@ -133,12 +136,12 @@ func run(ctx context.Context, args []string) error {
 	fmt.Println()
 	printTable(os.Stdout, rows)
 	if *write != "" {
-		if err := writeTable(*write, machine, rows); err != nil {
+		if err := writeTable(*write, benchTable, machine, rows); err != nil {
 			return err
 		}
 	}
-	if *strict && slices.ContainsFunc(rows, func(r row) bool { return !r.pass }) {
-		return errMissed
+	if *strict {
+		return verdict(rows)
 	}
 	return nil
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -45,11 +47,13 @@ func printTable(w io.Writer, rows []row) {
 	t.Flush()
 }
 
-// The table of a Markdown document stands between these lines.
-const (
-	tableBegin = "<!-- bench: begin -->\n"
-	tableEnd   = "<!-- bench: end -->\n"
-)
+// benchTable is the name of the table of this program.
+const benchTable = "bench"
+
+// marks are the lines between which a table of a Markdown document stands.
+func marks(name string) (begin, end string) {
+	return "<!-- " + name + ": begin -->\n", "<!-- " + name + ": end -->\n"
+}
 
 // markdown is the machine and the table, as replaceTable wants it.
 func markdown(machine string, rows []row) string {
@@ -67,24 +71,67 @@ func markdown(machine string, rows []row) string {
 	return s.String()
 }
 
-// writeTable puts the table into a Markdown document that has the marks.
-func writeTable(name, machine string, rows []row) error {
-	doc, err := os.ReadFile(name)
+// writeTable puts the table into a Markdown document that has the marks of its
+// name.
+func writeTable(file, name, machine string, rows []row) error {
+	doc, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	doc, err = replaceTable(doc, markdown(machine, rows))
+	doc, err = replaceTable(doc, name, markdown(machine, rows))
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", file, err)
 	}
-	return os.WriteFile(name, doc, 0o644)
+	return os.WriteFile(file, doc, 0o644)
 }
 
-func replaceTable(doc []byte, table string) ([]byte, error) {
-	before, rest, ok := bytes.Cut(doc, []byte(tableBegin))
-	_, after, ok2 := bytes.Cut(rest, []byte(tableEnd))
+func replaceTable(doc []byte, name, table string) ([]byte, error) {
+	begin, end := marks(name)
+	before, rest, ok := bytes.Cut(doc, []byte(begin))
+	_, after, ok2 := bytes.Cut(rest, []byte(end))
 	if !ok || !ok2 {
-		return nil, errors.New("there is no place for the table: the lines " + strings.TrimSpace(tableBegin) + " and " + strings.TrimSpace(tableEnd) + " mark it")
+		return nil, errors.New("there is no place for the table: the lines " + strings.TrimSpace(begin) + " and " + strings.TrimSpace(end) + " mark it")
 	}
-	return fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, tableBegin, table, tableEnd, after), nil
+	return fmt.Appendf(nil, "%s%s\n%s\n%s%s", before, begin, table, end, after), nil
+}
+
+const reportCommand = "report"
+
+// report is the hidden command that shows what another program has measured:
+// rows, as JSON on stdin. Its arguments are the name of the table and, to put it
+// there, a Markdown document.
+func report(args []string, stdin io.Reader, stdout io.Writer) error {
+	if len(args) != 1 && len(args) != 2 {
+		return errors.New("report: want the name of a table, and perhaps a document")
+	}
+	var measured []struct {
+		What, GCEMDS, Floor, Ratio, Bound string
+		Pass                              bool
+	}
+	if err := json.NewDecoder(stdin).Decode(&measured); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	var rows []row
+	for _, m := range measured {
+		rows = append(rows, row{what: m.What, gcemds: m.GCEMDS, floor: m.Floor, ratio: m.Ratio, bound: m.Bound, pass: m.Pass})
+	}
+	machine := describeMachine()
+	fmt.Fprintf(stdout, "%s\n\n", machine)
+	printTable(stdout, rows)
+	if len(args) == 2 {
+		if err := writeTable(args[1], args[0], machine, rows); err != nil {
+			return err
+		}
+	}
+	return verdict(rows)
+}
+
+var errMissed = errors.New("a bound was missed or could not be measured")
+
+// verdict is an error if not all bounds hold.
+func verdict(rows []row) error {
+	if slices.ContainsFunc(rows, func(r row) bool { return !r.pass }) {
+		return errMissed
+	}
+	return nil
 }

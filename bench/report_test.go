@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -25,22 +27,49 @@ func TestMarkdown(t *testing.T) {
 }
 
 func TestReplaceTable(t *testing.T) {
-	const doc = "# Title\n\n" + tableBegin + "old\n" + tableEnd + "\nThe end.\n"
-	once, err := replaceTable([]byte(doc), "new\n")
+	tableBegin, tableEnd := marks(benchTable)
+	doc := "# Title\n\n" + tableBegin + "old\n" + tableEnd + "\nThe end.\n"
+	once, err := replaceTable([]byte(doc), benchTable, "new\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "# Title\n\n" + tableBegin + "\nnew\n\n" + tableEnd + "\nThe end.\n"
+	want := "# Title\n\n" + tableBegin + "\nnew\n\n" + tableEnd + "\nThe end.\n"
 	if string(once) != want {
 		t.Errorf("the document is %q, want %q", once, want)
 	}
-	if twice, err := replaceTable(once, "new\n"); err != nil || string(twice) != want {
+	if twice, err := replaceTable(once, benchTable, "new\n"); err != nil || string(twice) != want {
 		t.Errorf("the second time the document is %q (%v), want no difference", twice, err)
 	}
 	for _, bad := range []string{"", tableBegin, tableEnd + tableBegin} {
-		if _, err := replaceTable([]byte(bad), ""); err == nil || !strings.Contains(err.Error(), "bench: begin") {
+		if _, err := replaceTable([]byte(bad), benchTable, ""); err == nil || !strings.Contains(err.Error(), "bench: begin") {
 			t.Errorf("in %q: %v, want an error that names the marks", bad, err)
 		}
+	}
+}
+
+// TestReport: what another program has measured is shown as our own is.
+func TestReport(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "doc.md")
+	begin, end := marks("other")
+	if err := os.WriteFile(name, []byte(begin+end), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	rows := `[{"what": "calls", "gcemds": "60", "bound": "at most 60", "pass": true}, {"what": "failed", "gcemds": "1", "bound": "0"}]`
+	if err := report([]string{"other", name}, strings.NewReader(rows), &out); err != errMissed {
+		t.Errorf("with a row that fails: %v, want %v", err, errMissed)
+	}
+	doc, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| calls | 60 |  |  | at most 60 | holds |", "| failed | 1 |  |  | 0 | FAILS |"} {
+		if !strings.Contains(string(doc), want) {
+			t.Errorf("the document is\n%s\nwant %s", doc, want)
+		}
+	}
+	if !strings.Contains(out.String(), "FAILS") {
+		t.Errorf("it prints\n%s\nwant the table", &out)
 	}
 }
 
