@@ -30,7 +30,7 @@ export GORACE := atexit_sleep_ms=100
 
 .DEFAULT_GOAL := test
 .DELETE_ON_ERROR:
-.PHONY: help build pkcs11 lint test fips vuln fuzz e2e kube kube-world bench cross image generate check-generated clean \
+.PHONY: help build pkcs11 lint test fips vuln fuzz e2e kube kube-world bench bench-gke cross image generate check-generated clean \
 	$(PLATFORMS:%=cross/%)
 
 help: ## list the targets
@@ -82,6 +82,10 @@ kube-world: kube ## make a cluster of two nodes, say how to get there, keep it u
 
 bench: ## run the benchmarks and print the report
 	$(GO) run ./bench
+
+bench-gke: export GCEMDS_E2E_BINARY := $(CURDIR)/dist/gcemds
+bench-gke: build kube ## measure gcemds on a full node of a real cluster, print the report (root)
+	cd e2e/kube && $(GO) test -exec='unshare --net' -count=1 -timeout=30m -run='^TestMeasured$$' . -v -measure $(if $(TABLE),-table=$(abspath $(TABLE)))
 
 cross: $(PLATFORMS:%=cross/%) ## build for every platform without cgo into dist/
 

@@ -157,10 +157,20 @@ func (c *cluster) control(data string) error {
 	return c.startAPI()
 }
 
+// auditPolicy has a line in audit.log for each request of the user gcemds.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [ResponseStarted, ResponseComplete]
+rules: [{level: Metadata, users: [gcemds]}, {level: None}]
+`
+
 // startAPI starts the API server, also again, and returns when it is ready.
 func (c *cluster) startAPI() error {
 	host, port, err := net.SplitHostPort(strings.TrimPrefix(c.server, "https://"))
 	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.file("audit.yaml"), []byte(auditPolicy), 0o600); err != nil {
 		return err
 	}
 	api, err := c.start(c.place, "kube-apiserver", filepath.Join(bin, "kube-apiserver"), "--etcd-servers="+c.etcd,
@@ -169,6 +179,7 @@ func (c *cluster) startAPI() error {
 		"--authorization-mode=Node,RBAC", "--allow-privileged", "--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-issuer="+issuerURL, "--service-account-key-file="+c.file("sa.pub"), "--service-account-signing-key-file="+c.file("sa.key"),
 		"--enable-admission-plugins=NodeRestriction",
+		"--audit-policy-file="+c.file("audit.yaml"), "--audit-log-path="+c.file("audit.log"),
 		"--disable-admission-plugins=TaintNodesByCondition", // there is no controller that would take the taint away
 		"--kubelet-preferred-address-types=InternalIP", "--kubelet-certificate-authority="+c.file("ca.crt"),
 		"--kubelet-client-certificate="+c.file("admin.crt"), "--kubelet-client-key="+c.file("admin.key"))

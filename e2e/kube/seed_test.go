@@ -81,7 +81,7 @@ func crowd(namespace, node string, second, pods, accounts int) map[string]any {
 	}
 	for n := range pods {
 		name := fmt.Sprintf("%s-%d", node, n)
-		ip := fmt.Sprintf("10.%d.%d.%d", second, n>>8, n&255)
+		ip := podAddress(second, n)
 		all["pods/"+namespace+"/"+name] = object{"apiVersion": "v1", "kind": "Pod", "metadata": metadata("p", name, n),
 			"spec": object{"nodeName": node, "serviceAccountName": fmt.Sprintf("%s-%d", node, n%accounts), "containers": []object{{"name": "c", "image": "none"}}},
 			"status": object{"phase": "Running", "podIP": ip, "podIPs": []object{{"ip": ip}}, "startTime": made,
@@ -89,6 +89,9 @@ func crowd(namespace, node string, second, pods, accounts int) map[string]any {
 	}
 	return all
 }
+
+// podAddress is that of the nth Pod of a crowd.
+func podAddress(second, n int) string { return fmt.Sprintf("10.%d.%d.%d", second, n>>8, n&255) }
 
 // TestSeed: what is seeded is there for the API server as if it had been made
 // through it.
