@@ -24,12 +24,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(waiting{m}, map[string]func(){
 		"gcemds":       func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
 		"test-signer":  testSigner,
 		"test-subject": testSubject,
-	testscript.Main(waiting{m}, map[string]func(){
-		"gcemds": func() { os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr)) },
 	})
 }
 

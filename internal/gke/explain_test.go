@@ -25,7 +25,9 @@ const (
 // shows a token.
 func TestExplain(t *testing.T) {
 	const running = `{"metadata":{"uid":"u1"},"spec":{"nodeName":"n1","serviceAccountName":"robot"},"status":{"phase":"Running","podIPs":[{"ip":"10.0.0.1"}]}}`
-	account := func(annotations string) string { return `{"metadata":{"uid":"s1","annotations":{` + annotations + `}}}` }
+	account := func(annotations string) string {
+		return `{"metadata":{"uid":"s1","annotations":{` + annotations + `}}}`
+	}
 	acting := account(`"` + annotationGSA + `":"` + testGSA + `"`)
 	for _, c := range []struct {
 		name       string
@@ -43,8 +45,12 @@ func TestExplain(t *testing.T) {
 			last:   "ID token", says: "is not annotated", fix: annotationGSA,
 		},
 		{name: "no Pod", change: func(f filed, _ *world, _ *Explanation) { delete(f, podPath) }, last: "Pod", says: "none of this name", fix: "kubectl get pods --namespace=ns"},
-		{name: "ended", change: func(f filed, _ *world, _ *Explanation) { f[podPath] = strings.Replace(running, "Running", "Succeeded", 1) }, last: "Pod", says: "has ended"},
-		{name: "not scheduled", change: func(f filed, _ *world, _ *Explanation) { f[podPath] = strings.Replace(running, `"nodeName":"n1",`, "", 1) }, last: "Pod", says: "on no node", fix: "kubectl describe pod"},
+		{name: "ended", change: func(f filed, _ *world, _ *Explanation) {
+			f[podPath] = strings.Replace(running, "Running", "Succeeded", 1)
+		}, last: "Pod", says: "has ended"},
+		{name: "not scheduled", change: func(f filed, _ *world, _ *Explanation) {
+			f[podPath] = strings.Replace(running, `"nodeName":"n1",`, "", 1)
+		}, last: "Pod", says: "on no node", fix: "kubectl describe pod"},
 		{
 			name: "of the host's network",
 			change: func(f filed, _ *world, e *Explanation) {
