@@ -253,7 +253,7 @@ func (m *measured) cold(t *testing.T) figures {
 		m.everyone(t, p)
 		took = append(took, time.Since(began))
 		time.Sleep(time.Second)
-		memory = append(memory, resident(t, p))
+		memory = append(memory, residentMemory(t, p))
 		bytes = append(bytes, m.api.bytes.Load()-before)
 
 		requests, tokens, exchanges := 0, map[string]int{}, map[string]int{}
@@ -304,8 +304,8 @@ func median[T interface {
 	return slices.Sorted(slices.Values(values))[len(values)/2]
 }
 
-// resident is the memory of a process in bytes.
-func resident(t *testing.T, p *process) int64 {
+// residentMemory is the memory of a process in bytes.
+func residentMemory(t *testing.T, p *process) int64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
