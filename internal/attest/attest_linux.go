@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,51 +19,39 @@ import (
 )
 
 func (a *Attestor) attest(remote, local netip.AddrPort) (fleet.Peer, error) {
+	root, rootErr := groups()
 	s, err := a.find(remote, local)
 	if err != nil {
 		if a.Callers != nil {
 			if cgroup, pid, ok := a.Callers.Lookup(remote); ok {
-				p := fleet.Peer{PID: int(pid)}
-				p.Cgroup, err = a.path(cgroup)
-				return finish(p, err)
+				return named(fleet.Peer{PID: int(pid)}, root, cgroup, rootErr)
 			}
 		}
 		return fleet.Peer{}, err
 	}
 	p := fleet.Peer{UID: s.uid}
-	var unnamed error // why the control group of version 2 says nothing
-	if s.cgroup != 0 {
-		p.Cgroup, unnamed = a.path(s.cgroup)
-		if p, err := finish(p, unnamed); err != nil && unnamed == nil || p.PodUID != "" {
+	if rootErr == nil && s.cgroup != 0 {
+		p, err = named(p, root, s.cgroup, nil)
+		if err != nil || p.PodUID != "" || root == unified {
 			return p, err
 		}
 	}
-	if root, err := a.root(); err == nil && root != roots[1] && unnamed == nil {
-		return p, nil // there are groups of version 2 only
-	}
-	// Where containers are in control groups of version 1 only, the process
-	// has to be found.
-	pid, groups, err := holder(s.inode)
-	switch {
-	case err != nil && unnamed != nil:
-		return p, errors.Join(unnamed, err)
-	case err != nil && p.Cgroup != "":
-		return p, nil // in the groups of version 2 it is in no Pod
-	case err != nil:
+	// Containers may be in control groups of version 1 alone, and kernels before
+	// 5.8 do not say in which group a socket is. Then a process has to be found.
+	h, err := holder(s.inode)
+	if err != nil {
 		return p, err
 	}
-	p.PID = pid
-	for _, path := range groups {
-		if uid, err := PodUID(path); uid != "" || err != nil {
-			p.PodUID, p.Cgroup = uid, path
-			return p, err
-		}
-	}
-	return p, nil
+	h.UID = s.uid
+	return h, nil
 }
 
-// finish reads the Pod out of the control group.
-func finish(p fleet.Peer, err error) (fleet.Peer, error) {
+// named adds the control group with that id to what is known of a caller, and
+// the Pod that it is of.
+func named(p fleet.Peer, root string, id uint64, err error) (fleet.Peer, error) {
+	if err == nil {
+		p.Cgroup, err = pathOf(root, id)
+	}
 	if err == nil {
 		p.PodUID, err = PodUID(p.Cgroup)
 	}
@@ -83,21 +70,31 @@ func (a *Attestor) find(remote, local netip.AddrPort) (socket, error) {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return socket{}, fmt.Errorf("sock_diag: %w", err)
 	}
-	for _, to := range append([]netip.AddrPort{local}, a.Dialled...) {
+	families := []byte{familyIPv4, familyIPv6} // a socket of IPv6 may have dialled IPv4
+	if remote.Addr().Is6() {
+		families = families[1:]
+	}
+	for i := range 1 + len(a.Dialled) {
+		to := local
+		if i > 0 {
+			to = a.Dialled[i-1]
+		}
 		if to.Addr().Is4() != remote.Addr().Is4() {
 			continue
 		}
-		families := []byte{familyIPv4, familyIPv6} // a socket of IPv6 may have dialled IPv4
-		if remote.Addr().Is6() {
-			families = families[1:]
-		}
 		for _, family := range families {
 			s, err := ask(fd, question(family, remote, to))
-			if err == nil && s.inode != 0 {
-				return s, nil
-			}
-			if err != nil && !errors.Is(err, syscall.ENOENT) {
+			switch {
+			case errors.Is(err, syscall.ENOENT):
+			case err != nil:
 				return socket{}, err
+			case s.own != remote || s.peer != to:
+				// Where there is no such connection the kernel tells of the socket that
+				// listens at the port. Whoever that is, it is not the caller.
+			case s.inode == 0:
+				return socket{}, ErrClosed
+			default:
+				return s, nil
 			}
 		}
 	}
@@ -120,40 +117,44 @@ func ask(fd int, question []byte) (socket, error) {
 	}
 }
 
-// roots are where the control groups of version 2 are: of a unified system,
-// and of one that has both versions.
-var roots = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+// Where control groups of version 2 are: where there are no others, and next
+// to those of version 1.
+const unified, hybrid = "/sys/fs/cgroup", "/sys/fs/cgroup/unified"
 
-// root returns the mount point.
-func (a *Attestor) root() (string, error) {
-	for _, dir := range roots {
-		if a.Root != "" {
-			dir = a.Root
-		}
+// groups returns where they are on this machine.
+func groups() (string, error) {
+	for _, dir := range []string{unified, hybrid} {
 		var s unix.Statfs_t
 		if unix.Statfs(dir, &s) == nil && s.Type == unix.CGROUP2_SUPER_MAGIC {
 			return dir, nil
 		}
 	}
-	return "", errors.New("there are no control groups of version 2 at /sys/fs/cgroup")
+	return "", fmt.Errorf("there are no control groups of version 2 at %s", unified)
 }
 
-// path returns the path of a control group, from the root of the hierarchy.
+// pathOf returns the path of a control group, from the root of the hierarchy.
 // The id is its file handle, and the number of its inode (section 3.2).
-func (a *Attestor) path(id uint64) (string, error) {
-	root, err := a.root()
-	if err != nil {
-		return "", err
-	}
+func pathOf(root string, id uint64) (string, error) {
 	path, err := byHandle(root, id)
 	if errors.Is(err, unix.EPERM) { // takes CAP_DAC_READ_SEARCH; looking does not
 		path, err = byInode(root, id)
 	}
-	if err != nil {
+	below, ok := strings.CutPrefix(path, root)
+	switch {
+	case errors.Is(err, unix.ESTALE) || errors.Is(err, fs.ErrNotExist):
+		return "", errGone
+	case err != nil:
 		return "", fmt.Errorf("control group %d of the caller: %w", id, err)
+	case !ok || below != "" && below[0] != '/': // the kernel finds what is not mounted, too
+		return "", errOutside
 	}
-	return "/" + strings.Trim(strings.TrimPrefix(path, root), "/"), nil
+	return "/" + strings.Trim(below, "/"), nil
 }
+
+var (
+	errGone   = errors.New("the control group of the caller is gone, or not among those at /sys/fs/cgroup; those of the host have to be there")
+	errShared = errors.New("processes of several Pods have the caller's socket, so nobody knows whose it is")
+)
 
 const handleKernfs = 0xfe // FILEID_KERNFS of the kernel
 
@@ -199,20 +200,23 @@ func byInode(root string, id uint64) (found string, err error) {
 	return found, err
 }
 
-// holder returns a process that has the socket open, and its control groups.
-func holder(inode uint32) (pid int, groups []string, err error) {
+// holder returns the process that has a socket open. It cannot tell which of
+// several opened it: if they are not all of one Pod, it says so.
+func holder(inode uint32) (fleet.Peer, error) {
 	want := "socket:[" + strconv.FormatUint(uint64(inode), 10) + "]"
 	proc, err := os.Open("/proc")
 	if err != nil {
-		return 0, nil, err
+		return fleet.Peer{}, err
 	}
 	defer proc.Close()
 	names, err := proc.Readdirnames(-1)
 	if err != nil {
-		return 0, nil, err
+		return fleet.Peer{}, err
 	}
+	var found fleet.Peer
 	for _, name := range names {
-		if pid, err = strconv.Atoi(name); err != nil {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
 			continue
 		}
 		fd := holds(pid, want)
@@ -223,15 +227,36 @@ func holder(inode uint32) (pid int, groups []string, err error) {
 		if now, _ := os.Readlink(fd); err != nil || now != want {
 			continue // it went, and another may have its number
 		}
-		for line := range bytes.Lines(data) {
-			if _, path, ok := strings.Cut(strings.TrimSpace(string(line)), ":"); ok {
-				_, path, _ = strings.Cut(path, ":")
-				groups = append(groups, path)
-			}
+		p, err := member(data)
+		p.PID = pid
+		switch {
+		case err != nil:
+			return p, err
+		case found.PID == 0:
+			found = p
+		case p.PodUID != found.PodUID:
+			return fleet.Peer{}, errShared
 		}
-		return pid, groups, nil
 	}
-	return 0, nil, errors.New("no process that we may look at has the caller's socket")
+	if found.PID == 0 {
+		return found, errors.New("no process that may be looked at has the caller's socket")
+	}
+	return found, nil
+}
+
+// member reads a file /proc/PID/cgroup: a line for each hierarchy. One that is
+// of a Pod counts, else the last, which is that of version 2.
+func member(data []byte) (p fleet.Peer, err error) {
+	for line := range strings.Lines(string(data)) {
+		_, path, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		if _, p.Cgroup, _ = strings.Cut(path, ":"); p.Cgroup == "" {
+			continue
+		}
+		if p.PodUID, err = PodUID(p.Cgroup); p.PodUID != "" || err != nil {
+			break
+		}
+	}
+	return p, err
 }
 
 // holds returns the link that shows that the process has a file open, or "".

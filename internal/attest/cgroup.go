@@ -7,6 +7,7 @@ import (
 
 var (
 	errStatic    = errors.New("the caller is a static Pod, which has no service account")
+	errOutside   = errors.New("the control group of the caller is outside of those at /sys/fs/cgroup; those of the host have to be there")
 	errDelegated = errors.New("the control group of the caller is one that a user may name as he likes")
 )
 
@@ -20,6 +21,9 @@ var (
 func PodUID(path string) (string, error) {
 	pods := false
 	for name := range strings.SplitSeq(path, "/") {
+		if name == ".." { // so /proc writes what is above the namespace of the reader
+			return "", errOutside
+		}
 		if strings.HasPrefix(name, "user@") || name == "user.slice" {
 			if strings.Contains(path, "pod") {
 				return "", errDelegated

@@ -10,8 +10,10 @@ import (
 
 // A socket is what the kernel tells of one (linux/inet_diag.h).
 type socket struct {
-	inode, uid uint32
-	cgroup     uint64 // id of its control group of version 2; 0: the kernel did not say
+	own, peer netip.AddrPort // IPv4 inside IPv6 as IPv4; a socket that listens has no peer
+	inode     uint32         // 0: no process has it any more
+	uid       uint32
+	cgroup    uint64 // id of its control group of version 2; 0: the kernel did not say
 }
 
 const (
@@ -55,28 +57,35 @@ func question(family byte, own, peer netip.AddrPort) []byte {
 const familyIPv4, familyIPv6 = 2, 10 // AF_INET, AF_INET6
 
 // answer reads the kernel's answer.
-func answer(b []byte) (s socket, err error) {
+func answer(b []byte) (socket, error) {
 	ne := binary.NativeEndian
 	if len(b) < headerSize+4 {
-		return s, errAnswer
+		return socket{}, errAnswer
 	}
-	size := int(ne.Uint32(b))
-	if size < headerSize+4 || size > len(b) {
-		return s, errAnswer
+	size := ne.Uint32(b)
+	if size < headerSize+4 || uint64(size) > uint64(len(b)) {
+		return socket{}, errAnswer
 	}
 	switch typ := ne.Uint16(b[4:]); {
 	case typ == typeError:
 		no := syscall.Errno(-int32(ne.Uint32(b[headerSize:])))
-		return s, fmt.Errorf("sock_diag: %w", no)
+		return socket{}, fmt.Errorf("sock_diag: %w", no)
 	case typ != typeByAddr || size < headerSize+messageLen:
-		return s, errAnswer
+		return socket{}, errAnswer
 	}
 	m := b[headerSize:size]
-	s.uid, s.inode = ne.Uint32(m[64:]), ne.Uint32(m[68:])
+	end := func(port, addr []byte) netip.AddrPort {
+		a := netip.AddrFrom16([16]byte(addr)).Unmap()
+		if m[0] == familyIPv4 {
+			a = netip.AddrFrom4([4]byte(addr))
+		}
+		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port))
+	}
+	s := socket{own: end(m[4:], m[8:24]), peer: end(m[6:], m[24:40]), uid: ne.Uint32(m[64:]), inode: ne.Uint32(m[68:])}
 	for at := m[messageLen:]; len(at) >= 4; {
 		size, typ := int(ne.Uint16(at)), ne.Uint16(at[2:])
 		if size < 4 || size > len(at) {
-			return s, errAnswer
+			return socket{}, errAnswer
 		}
 		if typ == attrCgroup && size >= 12 {
 			s.cgroup = ne.Uint64(at[4:])
