@@ -56,6 +56,9 @@ func (d *Daemon) peers(c *config.Config) {
 	} else {
 		d.log.Debug("callers are not noted when they connect", "reason", err)
 	}
+	if err := a.Probe(); err != nil {
+		d.log.Warn("the kernel cannot say who callers in the network of the node are: they will get 403", "error", err)
+	}
 	d.server.Peer = a.Peer
 }
 
