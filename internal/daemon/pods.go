@@ -64,7 +64,8 @@ func (d *Daemon) peers(c *config.Config) {
 
 // passes puts what leads to the metadata service of another cloud in front of
 // a handler, if that is configured. Pods may go there only if it says so: they
-// would get what the node gets.
+// would get what the node gets. A request in a name that is not ours may not:
+// a page in a browser of the node could send it.
 func (d *Daemon) passes(next http.Handler) (http.Handler, error) {
 	c := d.config
 	if c.Passthrough == nil {
@@ -75,6 +76,9 @@ func (d *Daemon) passes(next http.Handler) (http.Handler, error) {
 		return nil, fmt.Errorf("passthrough: %w", err)
 	}
 	may := func(r *http.Request) bool {
+		if !d.server.AllowsHost(r.Host) {
+			return false
+		}
 		if d.cluster == nil || c.Passthrough.Pods {
 			return true
 		}

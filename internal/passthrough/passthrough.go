@@ -9,6 +9,7 @@
 package passthrough
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,10 +64,10 @@ type Passthrough struct {
 }
 
 const (
-	dialTimeout   = time.Second // as long as clients of these services wait themselves
-	headerTimeout = 5 * time.Second
-	maxHeader     = 64 << 10 // bytes of the answer's header
-	maxBody       = 1 << 20  // bytes of the answer
+	dialTimeout = time.Second     // as long as clients of these services wait themselves
+	patience    = 3 * time.Minute // for all of an answer; Azure takes up to two for its first one about scheduled events
+	maxHeader   = 64 << 10        // bytes of the answer's header
+	maxBody     = 1 << 20         // bytes of the answer
 )
 
 var errLong = fmt.Errorf("the answer of the cloud's metadata service is longer than %d bytes", maxBody)
@@ -81,7 +82,7 @@ func New(c Config, log *slog.Logger) (*Passthrough, error) {
 		to, _ = url.Parse(c.To) // checked
 	}
 	p := &Passthrough{prefixes: Clouds[c.Cloud]}
-	if slices.Contains(p.prefixes, "/latest/") {
+	if c.Cloud == "aws" {
 		p.put = awsToken
 	}
 	p.proxy = &httputil.ReverseProxy{
@@ -91,7 +92,6 @@ func New(c Config, log *slog.Logger) (*Passthrough, error) {
 		},
 		Transport: &http.Transport{ // without a proxy, whatever the environment says
 			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			ResponseHeaderTimeout:  headerTimeout,
 			MaxResponseHeaderBytes: maxHeader,
 			MaxConnsPerHost:        64,
 			MaxIdleConns:           8,
@@ -139,7 +139,9 @@ func (b *bounded) Read(p []byte) (int, error) {
 func (p *Passthrough) Handler(next http.Handler, may func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.passes(r) && may(r) {
-			p.proxy.ServeHTTP(w, r)
+			ctx, cancel := context.WithTimeout(r.Context(), patience)
+			defer cancel()
+			p.proxy.ServeHTTP(w, r.WithContext(ctx))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -161,6 +163,8 @@ func (p *Passthrough) passes(r *http.Request) bool {
 		return false
 	case r.Method != http.MethodGet && r.Method != http.MethodHead && (r.Method != http.MethodPut || p.put == "" || path != p.put):
 		return false
+	case slices.ContainsFunc(r.Header["Connection"], func(v string) bool { return !strings.EqualFold(v, "close") && !strings.EqualFold(v, "keep-alive") }):
+		return false // it names headers that would be left out, such as a session token
 	case slices.ContainsFunc(google, func(name string) bool { return len(r.Header[name]) > 0 }):
 		return false
 	case !plain(path) || strings.ContainsFunc(query, func(c rune) bool { return c <= ' ' || c > '~' || c == '\\' || c == '#' }):
