@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,40 +50,39 @@ func kubernetes(file string) (*gke.Kubernetes, error) {
 
 const kubeconfigHelp = "`FILE` that leads to the cluster; default KUBECONFIG, ~/.kube/config, or the account of our own Pod"
 
-// accountOf reads NAMESPACE/NAME.
-func accountOf(s, what string) (namespace, name string, err error) {
-	namespace, name, ok := strings.Cut(s, "/")
-	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return "", "", fmt.Errorf("%q is not the name of a %s with its namespace, as in default/web", s, what)
-	}
-	return namespace, name, nil
-}
-
 func newGKESetup() *cobra.Command {
 	var s gke.Setup
 	var file, format, upload, account string
-	var asJSON bool
+	var asJSON, probe bool
 	c := &cobra.Command{
 		Use:   "setup",
 		Short: "Print what Google needs to know of this cluster, as commands",
 		Long: `Read from the cluster who signs the tokens of its service accounts, and print the
-commands that make a workload identity pool and a provider for it, let one service
+commands that make a workload identity pool and a provider for it, let a service
 account do something, and install gcemds. Nothing is changed: look through them and
 run them.
 
 Google fetches the keys of the cluster from its issuer, or gets them with the
-provider where it cannot; --upload-jwks says which, if the address of the issuer
-tells it wrongly.`,
+provider where it cannot. Which it is, the address of the issuer tells; --probe
+tries it, and --upload-jwks says it.
+
+Keys that Google got change with the signing key of the cluster. --output-jwks
+writes those of today to a file, and without --project does nothing else.`,
 		Example: `  gcemds gke setup --project my-project --project-number 123456789012
   gcemds gke setup --project my-project --project-number 12345 --account shop/web
-  gcemds gke setup --project my-project --project-number 12345 --format terraform`,
+  gcemds gke setup --project my-project --project-number 12345 --format terraform
+  gcemds gke setup --output-jwks cluster-jwks.json`,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if s.Namespace, s.Account, err = accountOf(account, "service account"); err == nil {
-				err = s.Validate()
+			keysOnly := s.KeysFile != "" && s.ProjectID == "" && s.ProjectNumber == ""
+			if account != "" {
+				if s.Namespace, s.Account, err = gke.ParseName(account); err != nil {
+					err = fmt.Errorf("--account: %w", err)
+				}
 			}
-			if format != "gcloud" && format != "terraform" {
-				err = errors.Join(err, fmt.Errorf("--format is gcloud or terraform, not %q", format))
+			if !keysOnly {
+				err = errors.Join(err, s.Validate())
 			}
+			err = errors.Join(err, checkLanguage(format))
 			if upload != "auto" && upload != "always" && upload != "never" {
 				err = errors.Join(err, fmt.Errorf("--upload-jwks is auto, always or never, not %q", upload))
 			}
@@ -96,13 +96,27 @@ tells it wrongly.`,
 			if s.Issuer, err = gke.ReadIssuer(c.Context(), k); err != nil {
 				return err
 			}
-			s.Why = s.Issuer.Hidden()
-			s.Upload = upload == "always" || upload == "auto" && s.Why != ""
-			s.Why = cmp.Or(s.Why, "you say so")
+			if s.KeysFile != "" {
+				if err := os.WriteFile(s.KeysFile, append(slices.Clip(s.Issuer.Keys), '\n'), 0o644); err != nil {
+					return err
+				}
+			}
+			if keysOnly {
+				return nil
+			}
+			if s.Why = s.Issuer.Hidden(); probe {
+				s.Why = s.Issuer.Probe(c.Context())
+			}
+			switch s.Upload = upload == "always" || upload == "auto" && s.Why != ""; {
+			case !s.Upload:
+				s.Why = ""
+			case s.Why == "":
+				s.Why = "you say so"
+			}
 			switch out := c.OutOrStdout(); {
 			case asJSON:
 				return printJSON(out, s)
-			case format == "terraform":
+			case gke.Language(format) == gke.Terraform:
 				_, err = io.WriteString(out, s.Terraform())
 			default:
 				_, err = io.WriteString(out, s.Gcloud())
@@ -115,13 +129,22 @@ tells it wrongly.`,
 	c.Flags().StringVar(&s.ProjectNumber, "project-number", "", "its `NUMBER`")
 	c.Flags().StringVar(&s.Pool, "pool", "gcemds", "`NAME` of the pool")
 	c.Flags().StringVar(&s.Provider, "provider", "cluster", "`NAME` of the provider; one for each cluster")
-	c.Flags().StringVar(&account, "account", "default/default", "`NAMESPACE/NAME` of a service account to begin with")
+	c.Flags().StringVar(&account, "account", "", "`NAMESPACE/NAME` of a service account to begin with")
 	c.Flags().StringVar(&s.Target, "gsa", "", "`EMAIL` of the Google service account that it acts as; without, it is given a role itself")
-	c.Flags().StringVar(&upload, "upload-jwks", "auto", "give Google the keys with the provider: auto, always or never")
-	c.Flags().StringVar(&format, "format", "gcloud", "`FORMAT`: gcloud or terraform")
+	c.Flags().StringVar(&upload, "upload-jwks", "auto", "`WHEN` Google gets the keys with the provider: auto, always or never")
+	c.Flags().BoolVar(&probe, "probe", false, "try to fetch the keys from the issuer as Google does")
+	c.Flags().StringVar(&s.KeysFile, "output-jwks", "", "write the keys to this `FILE`, which the commands then use")
+	c.Flags().StringVar(&format, "format", string(gke.Gcloud), "`FORMAT`: gcloud or terraform")
 	c.Flags().StringVar(&file, "kubeconfig", "", kubeconfigHelp)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+func checkLanguage(format string) error {
+	if l := gke.Language(format); l != gke.Gcloud && l != gke.Terraform {
+		return fmt.Errorf("--format is gcloud or terraform, not %q", format)
+	}
+	return nil
 }
 
 func newGKEExplain() *cobra.Command {
@@ -143,8 +166,8 @@ chart is in its ConfigMap. The exit code is 1 if a step fails.`,
   gcemds gke explain shop/web-5d9c --config gcemds.yaml --audience https://x.example
   gcemds gke explain shop/web-5d9c --project my-project --provider NAME`,
 		RunE: func(c *cobra.Command, args []string) error {
-			namespace, pod, err := accountOf(args[0], "Pod")
-			if err != nil {
+			namespace, pod, err := gke.ParseName(args[0])
+			if err = errors.Join(err, checkLanguage(string(e.Language))); err != nil {
 				return &usageError{err, c.CommandPath()}
 			}
 			if configFile != "" {
@@ -181,6 +204,7 @@ chart is in its ConfigMap. The exit code is 1 if a step fails.`,
 	c.Flags().StringVar(&e.Config.Provider.WorkloadIdentity, "provider", "", "`NAME` of the provider in full: projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER")
 	c.Flags().StringVar(&e.Audience, "audience", "", "explain an ID token for this `AUDIENCE`, too")
 	c.Flags().StringSliceVar(&e.Scopes, "scopes", nil, "`SCOPES` of the access token, separated by commas")
+	c.Flags().StringVar((*string)(&e.Language), "format", string(gke.Gcloud), "`FORMAT` of what mends it on Google's side: gcloud or terraform")
 	c.Flags().StringVar(&file, "kubeconfig", "", kubeconfigHelp)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c

@@ -39,7 +39,7 @@ func kubeconfig(t *testing.T, answers map[string]string) string {
 
 var clusterAnswers = map[string]string{
 	"/.well-known/openid-configuration": `{"issuer":"https://kubernetes.default.svc.cluster.local"}`,
-	"/openid/v1/jwks":                   `{"keys":[{"kid":"k1","kty":"RSA","n":"x","e":"AQAB"}]}`,
+	"/openid/v1/jwks":                   `{"keys":[{"kid":"k1","kty":"RSA","n":"x","e":"AQAB","x5c":["y"]}]}`,
 	"/api/v1/namespaces/shop/pods/web":  `{"metadata":{"uid":"u"},"spec":{"nodeName":"n","serviceAccountName":"web"},"status":{"phase":"Running"}}`,
 }
 
@@ -48,6 +48,7 @@ const clusterProvider = "projects/123456789012/locations/global/workloadIdentity
 // The commands against a cluster: what they print, and how they end.
 func TestGKE(t *testing.T) {
 	file := kubeconfig(t, clusterAnswers)
+	keys := filepath.Join(t.TempDir(), "keys.json")
 	for _, c := range []struct {
 		args           string
 		code           int
@@ -57,11 +58,17 @@ func TestGKE(t *testing.T) {
 		{"setup --project my-project --project-number 123456789012 --upload-jwks never", 0, "Google fetches them", ""},
 		{"setup --project my-project --project-number 123456789012 --format terraform", 0, "google_iam_workload_identity_pool_provider", ""},
 		{"setup --project my-project --project-number 123456789012 --json", 0, `"issuer": "https://kubernetes.default.svc.cluster.local"`, ""},
+		{"setup --project my-project --project-number 123456789012 --probe", 0, "name of a private network", ""},
+		{"setup --project my-project --project-number 123456789012 --account shop/web --upload-jwks always", 0, "subject/system:serviceaccount:shop:web", ""},
+		{"setup --project my-project --project-number 123456789012 --output-jwks " + keys, 0, "--jwk-json-path=" + keys, ""},
+		{"setup --output-jwks " + keys, 0, "", ""},
 		{"setup --project my-project", 2, "", "project number"},
+		{"setup", 2, "", "project number"},
 		{"setup --project my-project --project-number 1 --account web", 2, "", "default/web"},
 		{"setup --project my-project --project-number 1 --format xml", 2, "", "gcloud or terraform"},
 		{"explain web --project my-project --provider " + clusterProvider, 2, "", "default/web"},
 		{"explain", 2, "", "NAMESPACE/POD is missing"},
+		{"explain shop/web --format xml", 2, "", "gcloud or terraform"},
 		{"explain shop/web --project my-project", 1, "", "provider"},
 		{"explain shop/web --project my-project --provider " + clusterProvider, 1, "problem  service account: there is none of this name", "gets no token"},
 		{"explain shop/web --json --project my-project --provider " + clusterProvider, 1, `"check": "service account"`, "gets no token"},
@@ -74,5 +81,9 @@ func TestGKE(t *testing.T) {
 		if code != c.code || !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) {
 			t.Errorf("gcemds gke %s: code %d, stdout\n%s\nstderr\n%s\nwant %d, %q, %q", c.args, code, &stdout, &stderr, c.code, c.stdout, c.stderr)
 		}
+	}
+	data, err := os.ReadFile(keys)
+	if want := "{\n  \"keys\": [\n    {\n      \"e\": \"AQAB\",\n      \"kid\": \"k1\",\n      \"kty\": \"RSA\",\n      \"n\": \"x\"\n    }\n  ]\n}\n"; err != nil || string(data) != want {
+		t.Errorf("the file of the keys is %q, %v; want %q", data, err, want)
 	}
 }

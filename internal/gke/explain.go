@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ type Explanation struct {
 	Google   Google
 	Scopes   []string // of the access token; none: the usual ones
 	Audience string   // of an ID token; "": none is asked for
+	Language Language // of the fixes on Google's side; "": Gcloud
 }
 
 // Explain walks the chain for a Pod and tells of each step, until one breaks.
@@ -71,6 +73,7 @@ type walk struct {
 	id        *identity
 	cluster   Issuer // zero: not known
 	jwt       string
+	key       string // id of the key that signed it
 	federated token.Token
 	expires   time.Time
 }
@@ -96,8 +99,9 @@ func (w *walk) broken(name string, err error) bool {
 	return w.bad(name, fix, "%s (the Pod gets %d)", says, e.Status())
 }
 
-// get reads an object.
-func (w *walk) get(ctx context.Context, into any, kind, path, fix string) bool {
+// get reads an object. What is the resource of which it takes the right to get
+// one.
+func (w *walk) get(ctx context.Context, into any, kind, what, path, fix string) bool {
 	data, err := w.API.Get(ctx, path)
 	var refused *APIError
 	switch {
@@ -108,15 +112,20 @@ func (w *walk) get(ctx context.Context, into any, kind, path, fix string) bool {
 	case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
 		return w.bad(kind, fix, "there is none of this name")
 	case errors.As(err, &refused) && refused.Status == http.StatusForbidden:
-		return w.bad(kind, "ask for the right, or use another account: kubectl auth whoami", "you may not read it")
+		return w.bad(kind, w.mayI("get "+what), "you may not read it, which takes the right to get %s in the namespace %s", what, w.namespace)
 	}
 	return w.bad(kind, "", "%v", err)
+}
+
+// mayI is how to see that a right is there, once somebody has given it.
+func (w *walk) mayI(right string) string {
+	return "kubectl auth can-i " + right + " --namespace=" + quote(w.namespace)
 }
 
 func (w *walk) findPod(ctx context.Context) bool {
 	var p wire
 	place := "/api/v1/namespaces/" + url.PathEscape(w.namespace)
-	if !w.get(ctx, &p, "Pod", place+"/pods/"+url.PathEscape(w.name), "kubectl get pods --namespace="+quote(w.namespace)) {
+	if !w.get(ctx, &p, "Pod", "pods", place+"/pods/"+url.PathEscape(w.name), "kubectl get pods --namespace="+quote(w.namespace)) {
 		return false
 	}
 	w.pod = Pod{Namespace: w.namespace, Name: w.name, UID: p.Metadata.UID, ServiceAccount: p.Spec.Account, Phase: p.Status.Phase, HostNetwork: p.Spec.HostNetwork}
@@ -161,7 +170,7 @@ type wire struct {
 func (w *walk) findAccount(ctx context.Context) bool {
 	var a wire
 	path := "/api/v1/namespaces/" + url.PathEscape(w.namespace) + "/serviceaccounts/" + url.PathEscape(w.pod.ServiceAccount)
-	if !w.get(ctx, &a, "service account", path, "kubectl create serviceaccount --namespace="+quote(w.namespace)+" "+quote(w.pod.ServiceAccount)) {
+	if !w.get(ctx, &a, "service account", "serviceaccounts", path, "kubectl create serviceaccount --namespace="+quote(w.namespace)+" "+quote(w.pod.ServiceAccount)) {
 		return false
 	}
 	w.account = ServiceAccount{Namespace: w.namespace, Name: w.pod.ServiceAccount, UID: a.Metadata.UID, Annotations: a.Metadata.Annotations}
@@ -185,33 +194,55 @@ func (w *walk) issuer(ctx context.Context) bool {
 		return w.good("issuer", "not known: %v", err) // those who make tokens need not know it
 	}
 	w.cluster = i
-	return w.good("issuer", "%s, with the keys %s", i.URL, strings.Join(i.KeyIDs, ", "))
+	more := ""
+	if why := i.Hidden(); why != "" {
+		more = "; Google cannot fetch them, for " + why + ", so the provider must have them"
+	}
+	return w.good("issuer", "%s, with the keys %s%s", i.URL, strings.Join(i.KeyIDs, ", "), more)
+}
+
+// claims are those of a token of the cluster that the chain depends on.
+type claims struct {
+	Issuer     string `json:"iss"`
+	Subject    string `json:"sub"`
+	Expiry     int64  `json:"exp"`
+	Kubernetes struct {
+		Pod struct{ UID string }
+	} `json:"kubernetes.io"`
 }
 
 func (w *walk) clusterToken(ctx context.Context) bool {
-	audience := w.id.provider.ClusterAudience(w.config.ProjectID)
-	jwt, err := w.API.CreateToken(ctx, w.account, w.pod, audience, lifeToImpersonate)
+	audience, life := w.id.provider.ClusterAudience(w.config.ProjectID), w.id.clusterLife()
+	jwt, err := w.API.CreateToken(ctx, w.account, w.pod, audience, life)
 	var refused *APIError
 	if errors.As(err, &refused) && refused.Status == http.StatusForbidden {
-		return w.bad("cluster token", "kubectl auth can-i create serviceaccounts/token --namespace="+quote(w.namespace), "you may not have tokens of it made, as the server does (create serviceaccounts/token)")
+		return w.bad("cluster token", w.mayI("create serviceaccounts/token"), "you may not have tokens of it made, as the server does, which takes the right to create serviceaccounts/token in the namespace %s", w.namespace)
 	}
 	if err != nil {
 		return w.broken("cluster token", explainAPI(err, w.id, w.pod))
 	}
-	var claims struct {
-		Issuer  string `json:"iss"`
-		Subject string `json:"sub"`
-		Expiry  int64  `json:"exp"`
-	}
+	var c claims
+	var header struct{ Kid string }
 	if parts := strings.Split(jwt, "."); len(parts) == 3 {
-		data, _ := base64.RawURLEncoding.DecodeString(parts[1])
-		json.Unmarshal(data, &claims)
+		for i, into := range []any{&header, &c} {
+			data, _ := base64.RawURLEncoding.DecodeString(parts[i])
+			json.Unmarshal(data, into) // what is missing is told below
+		}
 	}
-	if w.cluster.URL != "" && claims.Issuer != w.cluster.URL {
-		return w.bad("cluster token", "the provider needs the issuer of the tokens", "its issuer is %s, not that which the cluster tells of (%s)", claims.Issuer, w.cluster.URL)
+	binding := "bound to the Pod"
+	if c.Kubernetes.Pod.UID != w.pod.UID {
+		binding = "not bound to the Pod, as if the cluster could not do that"
 	}
-	w.jwt = jwt
-	return w.good("cluster token", "bound to the Pod, of %s for %s, for %v", claims.Subject, audience, time.Until(time.Unix(claims.Expiry, 0)).Round(time.Minute))
+	if w.cluster.URL != "" && c.Issuer != w.cluster.URL {
+		return w.bad("cluster token", "the provider needs the issuer of the tokens", "its issuer is %s, not that which the cluster tells of (%s)", c.Issuer, w.cluster.URL)
+	}
+	more := ""
+	if w.cluster.URL != "" && !slices.Contains(w.cluster.KeyIDs, header.Kid) {
+		more = ", which is none of those that the cluster tells of"
+	}
+	w.jwt, w.key = jwt, header.Kid
+	return w.good("cluster token", "%s, of %s for %s, for %v, signed with the key %s%s",
+		binding, c.Subject, audience, time.Until(time.Unix(c.Expiry, 0)).Round(time.Minute), header.Kid, more)
 }
 
 func (w *walk) scopesAsked() []string {
@@ -233,10 +264,30 @@ func (w *walk) exchangeToken(ctx context.Context) bool {
 	}
 	t, err := f.Mint(ctx, token.Request{Scopes: asked})
 	if err != nil {
-		return w.explained("token exchange", err, func(e *token.Error) { explainSTS(e, w.id, audience) })
+		return w.explained("token exchange", err, func(e *token.Error) {
+			explainSTS(e, w.id, audience)
+			if look := w.look(); e.Kind == token.Denied && look != "" {
+				says, fix, _ := strings.Cut(e.Text, "\n")
+				e.Text = says + "\n" + strings.TrimPrefix(fix+"\n", fixExplain+"\n") + look
+			}
+		})
 	}
 	w.federated, w.expires = t, t.Expiry
 	return w.good("token exchange", "Google takes it as %s", cmp.Or(w.id.provider.Principal(w.config.ProjectID, w.config.ProjectNumber, w.namespace, w.account.Name), "a principal of "+audience))
+}
+
+// look is how to see what Google knows of the cluster, and what it has to be;
+// "" for a provider that is not one's own.
+func (w *walk) look() string {
+	m := providerName.FindStringSubmatch(w.id.provider.normal().WorkloadIdentity)
+	if m == nil {
+		return ""
+	}
+	look := "gcloud iam workload-identity-pools providers describe " + m[3] + " --workload-identity-pool=" + m[2] + " --project=" + m[1] + " --location=global"
+	if w.cluster.URL != "" {
+		look += "\nMust be there: the issuer " + w.cluster.URL + ", and the key " + w.key + " if it has keys of its own (jwksJson)."
+	}
+	return look
 }
 
 // explained is broken, with the words that the workload gets.
@@ -268,6 +319,16 @@ func (w *walk) impersonation() *exchange.Impersonation {
 	}
 }
 
+// explainIAM is as the Pod is told, but with a fix in the language of who asks.
+func (w *walk) explainIAM(e *token.Error, req token.Request) {
+	explainIAM(e, req, w.id)
+	member := w.id.provider.Principal(w.config.ProjectID, w.config.ProjectNumber, w.namespace, w.account.Name)
+	if f, ok := errors.AsType[*exchange.Failure](e); ok && forbids(f, w.id) == noBinding && member != "" {
+		says, _, _ := strings.Cut(e.Text, "\n")
+		e.Text = says + "\n" + bind(w.Language, w.config.ProjectID, w.id.gsa, member)
+	}
+}
+
 func (w *walk) accessToken(ctx context.Context) bool {
 	if w.id.gsa == "" {
 		return w.good("access token", "that of the principal")
@@ -275,7 +336,7 @@ func (w *walk) accessToken(ctx context.Context) bool {
 	req := token.Request{Scopes: w.scopesAsked()}
 	t, err := w.impersonation().Mint(ctx, req)
 	if err != nil {
-		return w.explained("access token", err, func(e *token.Error) { explainIAM(e, req, w.id) })
+		return w.explained("access token", err, func(e *token.Error) { w.explainIAM(e, req) })
 	}
 	w.expires = t.Expiry
 	return w.good("access token", "of %s", w.id.gsa)
@@ -290,7 +351,7 @@ func (w *walk) idToken(ctx context.Context) bool {
 	}
 	req := token.Request{Audience: w.Audience}
 	if _, err := w.impersonation().Mint(ctx, req); err != nil {
-		return w.explained("ID token", err, func(e *token.Error) { explainIAM(e, req, w.id) })
+		return w.explained("ID token", err, func(e *token.Error) { w.explainIAM(e, req) })
 	}
 	return w.good("ID token", "of %s for %s", w.id.gsa, w.Audience)
 }

@@ -21,6 +21,11 @@ const (
 	accountPath = "/api/v1/namespaces/ns/serviceaccounts/robot"
 )
 
+// A shutAPI lets nobody read.
+type shutAPI struct{ toldAPI }
+
+func (shutAPI) Get(context.Context, string) ([]byte, error) { return nil, &APIError{Status: 403} }
+
 // The chain breaks where it is broken, and the step says what mends it. No step
 // shows a token.
 func TestExplain(t *testing.T) {
@@ -29,6 +34,10 @@ func TestExplain(t *testing.T) {
 		return `{"metadata":{"uid":"s1","annotations":{` + annotations + `}}}`
 	}
 	acting := account(`"` + annotationGSA + `":"` + testGSA + `"`)
+	stranger := func(f filed) { // one that IAM does not let act as the account
+		f[podPath] = strings.Replace(running, "robot", "stranger", 1)
+		f[strings.Replace(accountPath, "robot", "stranger", 1)] = acting
+	}
 	for _, c := range []struct {
 		name       string
 		change     func(filed, *world, *Explanation)
@@ -71,9 +80,27 @@ func TestExplain(t *testing.T) {
 			change: func(f filed, _ *world, _ *Explanation) { f[discoveryPath] = `{"issuer":"https://other.test"}` },
 			last:   "cluster token", says: "not that which the cluster tells of",
 		},
+		{
+			name:   "may not read the Pod",
+			change: func(_ filed, _ *world, e *Explanation) { e.API = shutAPI{e.API.(toldAPI)} },
+			last:   "Pod", says: "right to get pods in the namespace ns", fix: "kubectl auth can-i get pods --namespace=ns",
+		},
+		{
+			name: "in Terraform",
+			change: func(f filed, _ *world, e *Explanation) {
+				stranger(f)
+				e.Language = Terraform
+			},
+			last: "access token", says: "the Pod gets 403", fix: `member             = "principal://iam.googleapis.com/projects/123456789/locations/global/workloadIdentityPools/pool-1/subject/system:serviceaccount:ns:stranger"`,
+		},
+		{
+			name:   "not bound in IAM",
+			change: func(f filed, _ *world, _ *Explanation) { stranger(f) },
+			last:   "access token", says: "the Pod gets 403", fix: "gcloud iam service-accounts add-iam-policy-binding " + testGSA,
+		},
 		{name: "no provider", change: func(_ filed, _ *world, e *Explanation) {
 			e.Config.Provider.WorkloadIdentity = strings.Replace(testProvider, "cluster-1", "cluster-2", 1)
-		}, last: "token exchange", says: "invalid", fix: "misspelt"},
+		}, last: "token exchange", says: "invalid", fix: "misspelt in the configuration of gcemds.\ngcloud iam workload-identity-pools providers describe cluster-2 --workload-identity-pool=pool-1 --project=123456789 --location=global\nMust be there: the issuer https://cluster.test, and the key k1"},
 		{name: "not the account's", change: func(f filed, _ *world, _ *Explanation) {
 			f[accountPath] = account(`"` + annotationGSA + `":"nobody@my-project.iam.gserviceaccount.com"`)
 		}, last: "access token", says: "IAM returned 40"},
@@ -109,6 +136,38 @@ func TestExplain(t *testing.T) {
 					}
 				}
 			})
+		})
+	}
+}
+
+// What explain says is what the Pod gets: a principal that is used itself has
+// tokens for an hour, and one that acts as another needs the token of the
+// cluster for minutes only.
+func TestExplainLives(t *testing.T) {
+	for annotations, want := range map[string]string{`"` + annotationGSA + `":"` + testGSA + `"`: "for 10m0s", "": "for 1h0m0s"} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			e := Explanation{
+				Config: Config{ProjectID: "my-project", Provider: Provider{WorkloadIdentity: testProvider}},
+				API: toldAPI{filed{
+					podPath:       `{"metadata":{"uid":"u1"},"spec":{"nodeName":"n1","serviceAccountName":"robot"},"status":{"phase":"Running"}}`,
+					accountPath:   `{"metadata":{"uid":"s1","annotations":{` + annotations + `}}}`,
+					discoveryPath: `{"issuer":"https://cluster.test"}`, keysPath: `{"keys":[{"kid":"k2"}]}`,
+				}, w.api},
+				Google: Google{Client: &exchange.Client{Transport: w.google}},
+			}
+			said := map[string]string{}
+			if err := e.Explain(t.Context(), "ns", "p", func(s Step) { said[s.Name] = s.Says }); err != nil {
+				t.Fatal(err)
+			}
+			if got := said["cluster token"]; !strings.HasPrefix(got, "bound to the Pod") || !strings.Contains(got, want+", signed with the key k1, which is none of those") {
+				t.Errorf("with the annotations %s the cluster token is %q, want one that is bound, %s", annotations, got, want)
+			}
+			if got := said["the Pod"]; !strings.Contains(got, "for 1h0m0s") {
+				t.Errorf("with the annotations %s the Pod %s, want tokens for an hour", annotations, got)
+			}
+			if got := said["issuer"]; !strings.Contains(got, "Google cannot fetch them") {
+				t.Errorf("the issuer is %q, want that Google cannot reach it", got)
+			}
 		})
 	}
 }

@@ -78,6 +78,9 @@ func explainAPI(err error, id *identity, pod Pod) *token.Error {
 	return e
 }
 
+// fixExplain is the fix of what has no other.
+const fixExplain = "gcemds gke explain tells more."
+
 // explainSTS says why the token exchange refused (section 1.4).
 func explainSTS(e *token.Error, id *identity, audience string) {
 	f, ok := errors.AsType[*exchange.Failure](e)
@@ -95,7 +98,7 @@ func explainSTS(e *token.Error, id *identity, audience string) {
 	case token.Clock:
 		return // the clock of the node is its owner's
 	}
-	fix := "gcemds gke explain tells more."
+	fix := fixExplain
 	if ok {
 		switch f.Code {
 		case "unauthorized_client":
@@ -130,13 +133,17 @@ func explainIAM(e *token.Error, req token.Request, id *identity) {
 	}
 	e.Text = unable + "IAM returned " + f.Said()
 	member := id.provider.Principal("PROJECT_ID", "PROJECT_NUMBER", id.account.Namespace, id.account.Name)
-	switch {
+	switch cause := forbids(f, id); {
 	case f.Status == http.StatusNotFound:
 		e.Kind = token.Unsupported // which is 404, as GKE answers
 		e.Text += fmt.Sprintf("\nThe Google service account %s, which the Kubernetes service account %s is annotated with (%s), does not exist.", id.gsa, id.account, annotationGSA)
-	case f.Status == http.StatusForbidden && strings.Contains(f.Message, "has not been used in project"):
+	case cause == noAPI:
 		e.Text += "\nEnable the API: gcloud services enable iamcredentials.googleapis.com"
-	case f.Status == http.StatusForbidden:
+	case cause == noQuota:
+		e.Kind = token.Denied
+		e.Text += fmt.Sprintf("\nThe annotation %s names a project that the Kubernetes service account %s may not use.\n"+
+			"gcloud projects add-iam-policy-binding %s --role roles/serviceusage.serviceUsageConsumer --condition None --member %q", annotationQuota, id.account, id.quota, member)
+	case cause == noBinding:
 		e.Kind = token.Denied
 		e.Text += fmt.Sprintf("\nThis error could be caused by a missing IAM policy binding on the target IAM service account.\n"+
 			"gcloud iam service-accounts add-iam-policy-binding %s --role roles/iam.workloadIdentityUser --member %q\n"+
@@ -144,4 +151,26 @@ func explainIAM(e *token.Error, req token.Request, id *identity) {
 	case f.Status == http.StatusBadRequest:
 		e.Kind = token.InvalidRequest
 	}
+}
+
+// A ban is why IAM answers 403.
+type ban uint8
+
+const (
+	noBan     ban = iota // it answers something else
+	noBinding            // the principal may not act as the account
+	noQuota              // it may not use the project that pays
+	noAPI                // the API is not enabled
+)
+
+func forbids(f *exchange.Failure, id *identity) ban {
+	switch {
+	case f.Status != http.StatusForbidden:
+		return noBan
+	case strings.Contains(f.Message, "has not been used in project"):
+		return noAPI
+	case id.quota != "" && strings.Contains(f.Message, "serviceusage"):
+		return noQuota
+	}
+	return noBinding
 }

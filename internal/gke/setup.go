@@ -1,105 +1,11 @@
 package gke
 
 import (
-	"context"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
-	"net/netip"
-	"net/url"
-	"slices"
 	"strings"
 )
-
-// Reader reads from the API server: *Kubernetes is one.
-type Reader interface {
-	Get(ctx context.Context, path string) ([]byte, error)
-}
-
-// An Issuer is who signs the tokens of a cluster.
-type Issuer struct {
-	URL    string          `json:"issuer"`
-	Keys   json.RawMessage `json:"jwks"`    // as Google takes them, if they are uploaded
-	KeyIDs []string        `json:"key_ids"` // sorted
-}
-
-const (
-	discoveryPath = "/.well-known/openid-configuration"
-	keysPath      = "/openid/v1/jwks"
-)
-
-// ReadIssuer asks the API server. Everybody with an account in the cluster may
-// (section 1.3).
-func ReadIssuer(ctx context.Context, r Reader) (Issuer, error) {
-	var i Issuer
-	data, err := r.Get(ctx, discoveryPath)
-	if err != nil {
-		return i, fmt.Errorf("%s: %w", discoveryPath, err)
-	}
-	if json.Unmarshal(data, &i) != nil || i.URL == "" {
-		return i, fmt.Errorf("%s has no issuer", discoveryPath)
-	}
-	if data, err = r.Get(ctx, keysPath); err != nil {
-		return i, fmt.Errorf("%s: %w", keysPath, err)
-	}
-	if err := i.setKeys(data); err != nil {
-		return i, fmt.Errorf("%s: %w", keysPath, err)
-	}
-	return i, nil
-}
-
-// setKeys keeps keys without their certificates, with which Google refuses
-// them (section 1.3).
-func (i *Issuer) setKeys(data []byte) error {
-	var set struct {
-		Keys []map[string]any `json:"keys"`
-	}
-	if err := json.Unmarshal(data, &set); err != nil || len(set.Keys) == 0 {
-		return errors.New("it has no keys")
-	}
-	i.KeyIDs = nil
-	for _, key := range set.Keys {
-		for name := range key {
-			if strings.HasPrefix(name, "x5") {
-				delete(key, name)
-			}
-		}
-		id, _ := key["kid"].(string)
-		i.KeyIDs = append(i.KeyIDs, id)
-	}
-	slices.Sort(i.KeyIDs)
-	var err error
-	i.Keys, err = json.MarshalIndent(set, "", "  ")
-	return err
-}
-
-// Hidden returns why Google cannot fetch the keys of the issuer, as far as its
-// address tells; "" if nothing speaks against it.
-func (i Issuer) Hidden() string {
-	u, err := url.Parse(i.URL)
-	switch {
-	case err != nil || u.Scheme != "https" || u.Host == "":
-		return "it is no address that begins with https://"
-	case u.Port() != "" && u.Port() != "443":
-		return "its port is not 443"
-	}
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	if ip, err := netip.ParseAddr(host); err == nil {
-		if ip.IsPrivate() || !ip.IsGlobalUnicast() {
-			return "its address is one of a private network"
-		}
-		return ""
-	}
-	if !strings.Contains(host, ".") {
-		return "its host is a name of a private network"
-	}
-	for _, end := range []string{"local", "svc", "internal", "localhost", "test", "invalid", "example", "lan", "home.arpa"} {
-		if strings.HasSuffix(host, "."+end) {
-			return "its host is a name of a private network"
-		}
-	}
-	return ""
-}
 
 // A Setup is what there has to be on Google's side for a cluster.
 type Setup struct {
@@ -108,13 +14,19 @@ type Setup struct {
 	ProjectNumber string `json:"project_number"`
 	Pool          string `json:"pool"`
 	Provider      string `json:"provider"`
-	Upload        bool   `json:"upload_keys"` // Google gets the keys instead of fetching them
-	Why           string `json:"why"`         // of Upload
+	Upload        bool   `json:"upload_keys"`         // Google gets the keys instead of fetching them
+	Why           string `json:"why,omitempty"`       // of Upload
+	KeysFile      string `json:"keys_file,omitempty"` // that has the keys already; "": the commands write keysFile
 
-	Namespace string `json:"namespace"` // of a service account that is given something
-	Account   string `json:"service_account"`
-	Target    string `json:"google_service_account,omitempty"` // that it acts as; "": it is given a role itself
+	// A service account that is given something, and the Google service
+	// account that it acts as. Without the latter it is given a role itself.
+	Namespace string `json:"namespace,omitempty"`
+	Account   string `json:"service_account,omitempty"`
+	Target    string `json:"google_service_account,omitempty"`
 }
+
+// keysFile is where the commands put the keys.
+const keysFile = "cluster-jwks.json"
 
 // Validate reports what cannot be.
 func (s Setup) Validate() error {
@@ -132,17 +44,32 @@ func (s Setup) Validate() error {
 	if s.Target != "" && !isEmail(s.Target) {
 		fault("%.100q is not the e-mail of a Google service account", s.Target)
 	}
-	if !isName(s.Namespace) || !isName(s.Account) {
+	switch n := len(subject(s.Namespace, s.Account)); {
+	case s.Namespace == "" && s.Account == "" && s.Target == "":
+	case s.Namespace == "" && s.Account == "":
+		fault("which service account of the cluster is to act as %s? It is NAMESPACE/NAME", s.Target)
+	case !isName(s.Namespace) || !isName(s.Account):
 		fault("the service account is %.100q, but has to be NAMESPACE/NAME", s.Namespace+"/"+s.Account)
-	} else if n := len(subject(s.Namespace, s.Account)); n > maxSubject {
+	case n > maxSubject:
 		fault("the subject of the service account has %d bytes, of which Google takes %d: a shorter name is needed", n, maxSubject)
 	}
 	return errors.Join(faults...)
 }
 
-// isName reports whether s has the characters of a name in Kubernetes.
+// ParseName reads NAMESPACE/NAME, of a Pod or a service account.
+func ParseName(s string) (namespace, name string, err error) {
+	namespace, name, _ = strings.Cut(s, "/")
+	if !isName(namespace) || !isName(name) {
+		return "", "", fmt.Errorf("%.100q is not a name with its namespace, as in default/web", s)
+	}
+	return namespace, name, nil
+}
+
+// isName reports whether s has the form of a name in Kubernetes: that of a
+// host name.
 func isName(s string) bool {
-	return s != "" && len(s) <= 253 && !strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.' })
+	return s != "" && len(s) <= 253 && strings.Trim(s, "-.") == s &&
+		!strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.' })
 }
 
 func (s Setup) provider() Provider {
@@ -154,39 +81,49 @@ func (s Setup) Principal() string {
 	return s.provider().Principal(s.ProjectID, s.ProjectNumber, s.Namespace, s.Account)
 }
 
-// KeysFile is the file of the keys in the commands that Gcloud returns.
-const KeysFile = "cluster-jwks.json"
-
-const mapping = "google.subject=assertion.sub,attribute.namespace=assertion['kubernetes.io']['namespace'],attribute.service_account=assertion['kubernetes.io']['serviceaccount']['name']"
+// mapping is what the provider knows of a token's claims.
+var mapping = [][2]string{
+	{"google.subject", "assertion.sub"},
+	{"attribute.namespace", "assertion['kubernetes.io']['namespace']"},
+	{"attribute.service_account", "assertion['kubernetes.io']['serviceaccount']['name']"},
+}
 
 // Gcloud returns the commands, as a script for a shell.
 func (s Setup) Gcloud() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("# The issuer of this cluster is %s, its keys are %s.", s.Issuer.URL, strings.Join(s.Issuer.KeyIDs, ", "))
-	keys, flag := "Google fetches them from it", ""
-	if s.Upload {
-		keys, flag = "Google gets them with the provider, for it cannot fetch them: "+s.Why, " \\\n  --jwk-json-path="+KeysFile
+	where := " --project=" + quote(s.ProjectID) + " --location=global"
+	file := cmp.Or(s.KeysFile, keysFile)
+	var pairs []string
+	for _, m := range mapping {
+		pairs = append(pairs, m[0]+"="+m[1])
 	}
-	p("# %s.", keys)
+	s.about(p)
 	p("")
 	p("# 1. The pool and the provider.")
-	where := " --project=" + quote(s.ProjectID) + " --location=global"
+	p("gcloud services enable %s \\\n  --project=%s", strings.Join(services, " "), quote(s.ProjectID))
+	keys := ""
 	if s.Upload {
-		p("kubectl get --raw %s >%s", keysPath, KeysFile)
+		keys = " \\\n  --jwk-json-path=" + quote(file)
+		if s.KeysFile == "" {
+			p("cat >%s <<'END'\n%s\nEND", file, s.Issuer.Keys)
+		}
 	}
 	p("gcloud iam workload-identity-pools create %s%s", quote(s.Pool), where)
 	p("gcloud iam workload-identity-pools providers create-oidc %s \\\n  --workload-identity-pool=%s%s \\\n  --issuer-uri=%s \\\n  --attribute-mapping=%s%s",
-		quote(s.Provider), quote(s.Pool), where, quote(s.Issuer.URL), quote(mapping), flag)
-	p("gcloud services enable sts.googleapis.com iamcredentials.googleapis.com --project=%s", quote(s.ProjectID))
+		quote(s.Provider), quote(s.Pool), where, quote(s.Issuer.URL), quote(strings.Join(pairs, ",")), keys)
 	p("")
-	p("# 2. What the service account %s/%s may do.", s.Namespace, s.Account)
-	if s.Target != "" {
-		p("gcloud iam service-accounts add-iam-policy-binding %s \\\n  --project=%s --role=roles/iam.workloadIdentityUser \\\n  --member=%s",
-			quote(s.Target), quote(s.ProjectID), quote(s.Principal()))
-		p("kubectl annotate serviceaccount --namespace=%s %s --overwrite \\\n  %s=%s", s.Namespace, s.Account, annotationGSA, s.Target)
+	if s.Account == "" {
+		p("# 2. Say who may do what: the same command with --account NAMESPACE/NAME, and --gsa EMAIL for one that acts as a Google service account.")
 	} else {
-		p("gcloud projects add-iam-policy-binding %s \\\n  --role=roles/storage.objectViewer --condition=None \\\n  --member=%s", quote(s.ProjectID), quote(s.Principal()))
+		p("# 2. What the service account %s/%s may do.", s.Namespace, s.Account)
+		if s.Target == "" {
+			p("# The role is an example.")
+		}
+		p("%s", bind(Gcloud, s.ProjectID, s.Target, s.Principal()))
+		if s.Target != "" {
+			p("%s", s.annotate())
+		}
 	}
 	p("")
 	p("# 3. The values of the chart.")
@@ -196,60 +133,142 @@ func (s Setup) Gcloud() string {
 	p("helm upgrade --install gcemds deploy/helm/gcemds --namespace=gcemds-system --values=values.yaml")
 	if s.Upload {
 		p("")
-		p("# When the cluster's signing key changes (its keys are not those named above any more), all exchanges fail until this is done:")
-		p("#   kubectl get --raw %s >%s", keysPath, KeysFile)
-		p("#   gcloud iam workload-identity-pools providers update-oidc %s --workload-identity-pool=%s%s --jwk-json-path=%s",
-			quote(s.Provider), quote(s.Pool), where, KeysFile)
+		s.rotation(p, fmt.Sprintf("gcloud iam workload-identity-pools providers update-oidc %s --workload-identity-pool=%s%s --jwk-json-path=%s",
+			quote(s.Provider), quote(s.Pool), where, quote(file)))
 	}
 	return b.String()
+}
+
+// services are those of Google that are asked.
+var services = []string{"iam.googleapis.com", "sts.googleapis.com", "iamcredentials.googleapis.com"}
+
+// about says what is known of the cluster, in comments.
+func (s Setup) about(p func(string, ...any)) {
+	p("# The issuer of this cluster is %s, its keys are %s.", s.Issuer.URL, strings.Join(s.Issuer.KeyIDs, ", "))
+	if s.Upload {
+		p("# Google gets them with the provider: %s.", oneLine(s.Why))
+	} else {
+		p("# Google fetches them from it.")
+	}
+}
+
+// rotation says what to do when the signing key changes, in comments.
+func (s Setup) rotation(p func(string, ...any), update string) {
+	file := quote(cmp.Or(s.KeysFile, keysFile))
+	p("# When the signing key of the cluster changes, Google takes no token of it until it has the new key. This says whether the keys")
+	p("# have changed, best each hour, and gives Google those of today:")
+	p("#   gcemds gke setup --output-jwks=new.json && cmp new.json %s", file)
+	p("#   mv new.json %s && %s", file, update)
+}
+
+func (s Setup) annotate() string {
+	return fmt.Sprintf("kubectl annotate serviceaccount --namespace=%s %s --overwrite \\\n  %s=%s", s.Namespace, s.Account, annotationGSA, quote(s.Target))
 }
 
 // Terraform returns the same in the language of Terraform.
 func (s Setup) Terraform() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	s.about(p)
+	p("")
+	p("resource \"google_project_service\" \"gcemds\" {")
+	p("  for_each           = toset([\"%s\"])", strings.Join(services, `", "`))
+	p("  project            = %s", hcl(s.ProjectID))
+	p("  service            = each.key")
+	p("  disable_on_destroy = false")
+	p("}")
+	p("")
 	p("resource \"google_iam_workload_identity_pool\" \"gcemds\" {")
-	p("  project                   = %q", s.ProjectID)
-	p("  workload_identity_pool_id = %q", s.Pool)
+	p("  project                   = %s", hcl(s.ProjectID))
+	p("  workload_identity_pool_id = %s", hcl(s.Pool))
+	p("  depends_on                = [google_project_service.gcemds]")
 	p("}")
 	p("")
 	p("resource \"google_iam_workload_identity_pool_provider\" \"gcemds\" {")
-	p("  project                            = %q", s.ProjectID)
+	p("  project                            = %s", hcl(s.ProjectID))
 	p("  workload_identity_pool_id          = google_iam_workload_identity_pool.gcemds.workload_identity_pool_id")
-	p("  workload_identity_pool_provider_id = %q", s.Provider)
+	p("  workload_identity_pool_provider_id = %s", hcl(s.Provider))
 	p("  attribute_mapping = {")
-	for pair := range strings.SplitSeq(mapping, ",") {
-		name, value, _ := strings.Cut(pair, "=")
-		p("    %q = %q", name, value)
+	for _, m := range mapping {
+		p("    %-27s = %s", hcl(m[0]), hcl(m[1]))
 	}
 	p("  }")
 	p("  oidc {")
-	p("    issuer_uri = %q", s.Issuer.URL)
+	p("    issuer_uri = %s", hcl(s.Issuer.URL))
 	if s.Upload {
-		p("    jwks_json  = file(%q) # kubectl get --raw %s >%s, again whenever the cluster's signing key changes", KeysFile, keysPath, KeysFile)
+		p("    jwks_json  = file(%s)", hcl(cmp.Or(s.KeysFile, keysFile)))
 	}
 	p("  }")
 	p("}")
-	p("")
-	if s.Target != "" {
-		p("resource \"google_service_account_iam_member\" \"gcemds\" {")
-		p("  service_account_id = \"projects/%s/serviceAccounts/%s\"", s.ProjectID, s.Target)
-		p("  role               = \"roles/iam.workloadIdentityUser\"")
-		p("  member             = %q", s.Principal())
-	} else {
-		p("resource \"google_project_iam_member\" \"gcemds\" {")
-		p("  project = %q", s.ProjectID)
-		p("  role    = \"roles/storage.objectViewer\"")
-		p("  member  = %q", s.Principal())
+	if s.Account != "" {
+		p("")
+		if s.Target == "" {
+			p("# The role is an example.")
+		}
+		p("%s", bind(Terraform, s.ProjectID, s.Target, s.Principal()))
 	}
-	p("}")
+	p("")
+	p("# The values of the chart:")
+	for line := range strings.Lines(s.Values()) {
+		p("#   %s", strings.TrimSuffix(line, "\n"))
+	}
+	if s.Target != "" {
+		p("#")
+		p("# The annotation of the service account:")
+		p("#   %s", strings.ReplaceAll(s.annotate(), " \\\n ", ""))
+	}
+	if s.Upload {
+		p("#")
+		if s.KeysFile == "" {
+			p("# The file of the keys:")
+			p("#   gcemds gke setup --output-jwks=%s", keysFile)
+			p("#")
+		}
+		s.rotation(p, "terraform apply")
+	}
 	return b.String()
 }
+
+// A Language is one in which people set Google up.
+type Language string
+
+// The languages.
+const (
+	Gcloud    Language = "gcloud" // commands; the default
+	Terraform Language = "terraform"
+)
+
+// bind lets a principal act as a Google service account, or gives it a role in
+// the project if that is "".
+func bind(l Language, project, target, principal string) string {
+	switch {
+	case l == Terraform && target != "":
+		if _, domain, ok := strings.Cut(target, "@"); ok && strings.HasSuffix(domain, accountSuffix) {
+			name, scope, scoped := strings.Cut(strings.TrimSuffix(domain, accountSuffix), ".")
+			if project = name; scoped { // name.example.com is the project example.com:name
+				project = scope + ":" + name
+			}
+		}
+		return fmt.Sprintf("resource \"google_service_account_iam_member\" \"gcemds\" {\n  service_account_id = %s\n  role               = \"roles/iam.workloadIdentityUser\"\n  member             = %s\n}",
+			hcl("projects/"+project+"/serviceAccounts/"+target), hcl(principal))
+	case l == Terraform:
+		return fmt.Sprintf("resource \"google_project_iam_member\" \"gcemds\" {\n  project = %s\n  role    = \"roles/storage.objectViewer\"\n  member  = %s\n}", hcl(project), hcl(principal))
+	case target != "":
+		return fmt.Sprintf("gcloud iam service-accounts add-iam-policy-binding %s \\\n  --role=roles/iam.workloadIdentityUser \\\n  --member=%s", quote(target), quote(principal))
+	}
+	return fmt.Sprintf("gcloud projects add-iam-policy-binding %s \\\n  --role=roles/storage.objectViewer --condition=None \\\n  --member=%s", quote(project), quote(principal))
+}
+
+// accountSuffix is that of the e-mail of an account that has its project in it.
+const accountSuffix = ".iam.gserviceaccount.com"
 
 // Values returns the values of the Helm chart.
 func (s Setup) Values() string {
 	return fmt.Sprintf("gke:\n  project_id: %s\n  provider:\n    workload_identity: %s\n", s.ProjectID, s.provider().WorkloadIdentity)
 }
+
+// oneLine keeps a text in its comment.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // quote makes a word of a shell of s.
 func quote(s string) string {
@@ -259,4 +278,9 @@ func quote(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// hcl makes a string of Terraform's language of s, which is printable ASCII.
+func hcl(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", "$${", "%{", "%%{").Replace(s) + `"`
 }

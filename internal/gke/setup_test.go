@@ -1,71 +1,16 @@
 package gke
 
 import (
-	"context"
-	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// A filed reader has answers by path.
-type filed map[string]string
-
-func (f filed) Get(_ context.Context, path string) ([]byte, error) {
-	if s, ok := f[path]; ok {
-		return []byte(s), nil
-	}
-	return nil, &APIError{Status: 404, Err: errors.New("not found")}
-}
-
-func TestReadIssuer(t *testing.T) {
-	r := filed{
-		discoveryPath: `{"issuer":"https://cluster.example.com","jwks_uri":"https://10.0.0.1/openid/v1/jwks"}`,
-		keysPath:      `{"keys":[{"kid":"b","kty":"RSA","n":"x","e":"AQAB","x5c":["secret"],"x5t":"y"},{"kid":"a","kty":"RSA"}]}`,
-	}
-	i, err := ReadIssuer(t.Context(), r)
-	if err != nil || i.URL != "https://cluster.example.com" || strings.Join(i.KeyIDs, " ") != "a b" {
-		t.Errorf("ReadIssuer = %+v, %v", i, err)
-	}
-	if strings.Contains(string(i.Keys), "x5") {
-		t.Errorf("the keys have certificates, with which Google refuses them: %s", i.Keys)
-	}
-	for _, missing := range []string{discoveryPath, keysPath} {
-		r := filed{discoveryPath: r[discoveryPath], keysPath: r[keysPath]}
-		r[missing] = `{}`
-		if _, err := ReadIssuer(t.Context(), r); err == nil || !strings.Contains(err.Error(), missing) {
-			t.Errorf("with an empty %s: %v, want an error that names it", missing, err)
-		}
-	}
-}
-
-// An issuer that Google cannot reach is told by its address.
-func TestHidden(t *testing.T) {
-	for address, hidden := range map[string]bool{
-		"https://container.googleapis.com/v1/projects/p/locations/l/clusters/c": false,
-		"https://oidc.eks.eu-west-1.amazonaws.com/id/ABC":                       false,
-		"https://oidc.example.org/":                                             false,
-		"https://oidc.example.org:443":                                          false,
-		"https://203.0.113.9":                                                   false,
-		"https://kubernetes.default.svc.cluster.local":                          true,
-		"https://kubernetes.default.svc":                                        true,
-		"https://10.0.0.1":                                                      true,
-		"https://[fd00::1]":                                                     true,
-		"https://127.0.0.1":                                                     true,
-		"https://oidc.example.org:6443":                                         true,
-		"http://oidc.example.org":                                               true,
-		"https://master":                                                        true,
-		"kubernetes/serviceaccount":                                             true,
-	} {
-		if why := (Issuer{URL: address}).Hidden(); (why != "") != hidden {
-			t.Errorf("%s is hidden because %q, want %v", address, why, hidden)
-		}
-	}
-}
-
 func testSetup(upload bool, target string) Setup {
 	s := Setup{
-		Issuer:    Issuer{URL: "https://it's.example.org/$(id)", KeyIDs: []string{"k1"}},
+		Issuer:    Issuer{URL: "https://it's.example.org/$(id)", KeyIDs: []string{"k1"}, Keys: []byte(`{"keys": [{"kid": "k1"}]}`)},
 		ProjectID: "my-project", ProjectNumber: "123456789012", Pool: "gcemds", Provider: "cluster",
 		Namespace: "shop", Account: "web", Target: target, Upload: upload,
 	}
@@ -77,6 +22,15 @@ func testSetup(upload bool, target string) Setup {
 
 const webPrincipal = "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/gcemds/subject/system:serviceaccount:shop:web"
 
+func testSetups() []Setup {
+	nobody, ready := testSetup(true, ""), testSetup(true, "")
+	nobody.Namespace, nobody.Account = "", ""
+	ready.KeysFile = "its keys.json"
+	return []Setup{testSetup(false, ""), testSetup(true, ""), testSetup(false, testTarget), nobody, ready}
+}
+
+const testTarget = "web@my-project.iam.gserviceaccount.com"
+
 // The commands are ones that a shell understands, whatever the cluster says
 // its issuer is, and the values are those of the chart.
 func TestGcloud(t *testing.T) {
@@ -84,7 +38,7 @@ func TestGcloud(t *testing.T) {
 	if err != nil {
 		t.Skip("no bash here to read the commands: install bash")
 	}
-	for _, s := range []Setup{testSetup(false, ""), testSetup(true, ""), testSetup(false, "web@my-project.iam.gserviceaccount.com")} {
+	for _, s := range testSetups() {
 		script := s.Gcloud()
 		tools := "gcloud() { printf 'gcloud'; printf ' <%s>' \"$@\"; echo; }; kubectl() { printf 'kubectl'; printf ' <%s>' \"$@\"; echo; }; helm() { cat values.yaml; }\n"
 		run := exec.Command(shell, "-euc", tools+script)
@@ -96,29 +50,87 @@ func TestGcloud(t *testing.T) {
 		got := string(out)
 		want := []string{
 			"gcloud <iam> <workload-identity-pools> <create> <gcemds> <--project=my-project> <--location=global>",
-			"<providers> <create-oidc> <cluster> <--workload-identity-pool=gcemds> <--project=my-project> <--location=global> <--issuer-uri=https://it's.example.org/$(id)> <--attribute-mapping=" + mapping + ">",
+			"<providers> <create-oidc> <cluster> <--workload-identity-pool=gcemds> <--project=my-project> <--location=global> <--issuer-uri=https://it's.example.org/$(id)> " +
+				"<--attribute-mapping=google.subject=assertion.sub,attribute.namespace=assertion['kubernetes.io']['namespace'],attribute.service_account=assertion['kubernetes.io']['serviceaccount']['name']>",
 			"workload_identity: projects/123456789012/locations/global/workloadIdentityPools/gcemds/providers/cluster",
-			"<--member=" + webPrincipal + ">",
 		}
-		if s.Upload {
-			want = append(want, "<--jwk-json-path="+KeysFile+">")
-			if !strings.Contains(script, "update-oidc") {
-				t.Error("nothing is said of the day when the signing key changes")
-			}
-		} else if strings.Contains(got, "jwk-json-path") {
+		keys, _ := os.ReadFile(filepath.Join(run.Dir, keysFile))
+		switch {
+		case !s.Upload && strings.Contains(got, "jwk-json-path"):
 			t.Error("keys are uploaded that Google can fetch")
+		case s.Upload && !strings.Contains(script, "update-oidc"):
+			t.Error("nothing is said of the day when the signing key changes")
+		case s.Upload && s.KeysFile != "":
+			want = append(want, "<--jwk-json-path="+s.KeysFile+">")
+		case s.Upload:
+			want = append(want, "<--jwk-json-path="+keysFile+">")
+			if string(keys) != string(s.Issuer.Keys)+"\n" {
+				t.Errorf("the file of the keys is %q", keys)
+			}
 		}
 		if s.Target != "" {
 			want = append(want, "<service-accounts> <add-iam-policy-binding> <"+s.Target+">", "<iam.gke.io/gcp-service-account="+s.Target+">")
+		}
+		if s.Account != "" {
+			want = append(want, "<--member="+webPrincipal+">")
+		} else if strings.Contains(got, "add-iam-policy-binding") {
+			t.Error("a role is given to nobody knows whom")
 		}
 		for _, w := range want {
 			if !strings.Contains(got, w) {
 				t.Errorf("the commands do not have %s:\n%s", w, got)
 			}
 		}
+	}
+}
+
+// What is printed is to be pasted, so it passes the tools for what people
+// write.
+func TestSetupLints(t *testing.T) {
+	lint := func(what, program string, args ...string) func(string) {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Logf("%s is not looked at: there is no %s on this machine", what, program)
+			return func(string) {}
+		}
+		return func(text string) {
+			c := exec.Command(program, args...)
+			c.Stdin = strings.NewReader(text)
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s\n%s", program, err, out, text)
+			}
+		}
+	}
+	shell := lint("the script", "shellcheck", "--shell=bash", "-")
+	terraform := lint("the Terraform", "terraform", "fmt", "-check", "-diff", "-")
+	for _, s := range testSetups() {
+		s.Issuer.URL = "https://it's.example.org" // $(id) in quotes looks like a mistake
+		shell(s.Gcloud())
+		terraform(s.Terraform())
+	}
+}
+
+func TestTerraform(t *testing.T) {
+	for _, s := range testSetups() {
 		tf := s.Terraform()
-		if strings.Count(tf, "{") != strings.Count(tf, "}") || !strings.Contains(tf, `member`) || !strings.Contains(tf, webPrincipal) || strings.Contains(tf, "jwks_json") != s.Upload {
+		if strings.Count(tf, "{") != strings.Count(tf, "}") || strings.Contains(tf, webPrincipal) != (s.Account != "") || strings.Contains(tf, "jwks_json") != s.Upload {
 			t.Errorf("Terraform:\n%s", tf)
+		}
+	}
+	// An issuer is a string, not a template.
+	s := testSetup(false, "")
+	s.Issuer.URL = `https://a.example/"${file("/etc/passwd")}%{if true}\`
+	if want := `issuer_uri = "https://a.example/\"$${file(\"/etc/passwd\")}%%{if true}\\"`; !strings.Contains(s.Terraform(), want) {
+		t.Errorf("Terraform does not have %s:\n%s", want, s.Terraform())
+	}
+	// The project of a Google service account may be another one.
+	for target, want := range map[string]string{
+		testTarget: "projects/my-project/serviceAccounts/",
+		"a@other-project.iam.gserviceaccount.com":             "projects/other-project/serviceAccounts/",
+		"a@other-project.example.com.iam.gserviceaccount.com": "projects/example.com:other-project/serviceAccounts/",
+		"123-compute@developer.gserviceaccount.com":           "projects/my-project/serviceAccounts/",
+	} {
+		if got := testSetup(false, target).Terraform(); !strings.Contains(got, want+target) {
+			t.Errorf("Terraform does not have %s%s:\n%s", want, target, got)
 		}
 	}
 }
@@ -131,6 +143,8 @@ func TestSetupValidate(t *testing.T) {
 		"4 to 32":           func(s *Setup) { s.Pool = "x" },
 		"not the e-mail":    func(s *Setup) { s.Target = "web" },
 		"NAMESPACE/NAME":    func(s *Setup) { s.Account = "$(id)" },
+		"has to be":         func(s *Setup) { s.Account = "-x" },
+		"which service":     func(s *Setup) { s.Namespace, s.Account, s.Target = "", "", testTarget },
 		"Google takes 127":  func(s *Setup) { s.Account = strings.Repeat("a", 120) },
 	} {
 		s := testSetup(false, "")
@@ -139,4 +153,23 @@ func TestSetupValidate(t *testing.T) {
 			t.Errorf("Validate: %v, want %q", err, want)
 		}
 	}
+}
+
+// FuzzParseName: what is taken is two names that a shell and a path take as
+// they are.
+func FuzzParseName(f *testing.F) {
+	for _, s := range []string{"default/web", "web", "/", "a/b/c", "a/../b", "-a/b", "a/b.", "A/b", "a/$(id)", "a/b\n", "é/b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		namespace, name, err := ParseName(s)
+		switch {
+		case err == nil && namespace+"/"+name != s:
+			t.Errorf("%q is %q and %q", s, namespace, name)
+		case err == nil && (quote(namespace) != namespace || quote(name) != name || strings.HasPrefix(name, "-") || strings.HasPrefix(name, ".")):
+			t.Errorf("%q is taken", s)
+		case err != nil && namespace+name != "":
+			t.Errorf("%q is refused, but there is %q and %q", s, namespace, name)
+		}
+	})
 }

@@ -32,6 +32,14 @@ const (
 	lifeToUse         = time.Hour
 )
 
+// clusterLife is that of the tokens of the cluster which the identity needs.
+func (i *identity) clusterLife() time.Duration {
+	if i.gsa != "" {
+		return lifeToImpersonate
+	}
+	return lifeToUse
+}
+
 // source returns the source of the tokens of an identity, for a Pod: all that
 // the chain of section 1.1 needs is asked for in the name of that Pod. Pods of
 // an identity share the tokens.
@@ -52,10 +60,7 @@ func (c *Cluster) source(t *tenant, id *identity) token.Source {
 // they are kept under. One exchange serves both uses of them.
 func (c *Cluster) federated(t *tenant, id *identity) (name string, view token.Source) {
 	audience, target := id.provider.ClusterAudience(c.config.ProjectID), id.provider.ExchangeAudience(c.config.ProjectID)
-	life := lifeToUse
-	if id.gsa != "" {
-		life = lifeToImpersonate
-	}
+	life := id.clusterLife()
 	var source token.Source = &exchange.Federation{
 		Audience: target,
 		TokenURL: cmp.Or(id.provider.STSURL, c.google.STS),

@@ -254,6 +254,11 @@ func TestFaults(t *testing.T) {
 		{"no such GSA", iam(404, "NOT_FOUND", "Unknown service account"), robot1, own, 404, 0, "Unable to generate access token; IAM returned 404 Not Found: Unknown service account", "does not exist", "robot1 TokenRefused"},
 		{"API off", iam(403, "PERMISSION_DENIED", "IAM Service Account Credentials API has not been used in project 1 before or it is disabled."), robot1, own, 403, 0,
 			"Unable to generate access token; IAM returned 403 Forbidden: IAM Service", "gcloud services enable iamcredentials.googleapis.com", "robot1 TokenRefused"},
+		{"quota project not allowed", func(t *testing.T, w *world) {
+			w.learn(ksa("robot", annotationGSA, testGSA, annotationQuota, "payer-project"))
+			iam(403, "PERMISSION_DENIED", "Caller does not have required permission to use project payer-project. Grant the caller the roles/serviceusage.serviceUsageConsumer role.")(t, w)
+		}, robot1, own, 403, 0, "Unable to generate access token; IAM returned 403 Forbidden: Caller does not",
+			"gcloud projects add-iam-policy-binding payer-project --role roles/serviceusage.serviceUsageConsumer", "robot1 TokenRefused"},
 		{"bad scope", iam(400, "INVALID_ARGUMENT", "Scope is bad"), robot1, own, 400, 0, "Unable to generate access token; IAM returned 400 Bad Request: Scope is bad", "", ""},
 		{"IAM quota", iam(429, "RESOURCE_EXHAUSTED", "Quota exceeded"), robot1, own, 429, 7 * time.Second, "The quota of Google's IAM", "", ""},
 		{"no ID token without GSA", nil, direct1, token.Request{Audience: "https://a.example"}, 404, 0,
