@@ -285,7 +285,6 @@ func TestListener(t *testing.T) {
 // A socket stays that of the Pod that opened it, whoever it is handed to; and
 // nobody's when that Pod is gone.
 func TestHanded(t *testing.T) {
-	const other = "11111111-9c1e-4b6a-8f57-3a2b1c0d9e8f"
 	dir := group(t, "kubepods/pod"+uid)
 	l := listen(t, "tcp4", "127.0.0.1:0")
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
