@@ -5,7 +5,6 @@ package gke
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -231,20 +230,15 @@ func TestChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := admin{t, t.Context(), k.client}
-	keys, err := k.Get(t.Context(), "/openid/v1/jwks")
+	found, err := ReadIssuer(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, public, err := issuer.ParsePublicKeys(keys)
+	_, public, err := issuer.ParsePublicKeys(found.Keys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	discovery, err := k.Get(t.Context(), "/.well-known/openid-configuration")
-	var found struct{ Issuer string }
-	if err := errors.Join(err, json.Unmarshal(discovery, &found)); err != nil {
-		t.Fatal(err)
-	}
-	google, err := issuer.New(issuer.Options{Directory: &issuer.Directory{Providers: []issuer.Provider{{Audience: iamPrefix + testProvider, Issuer: found.Issuer, Keys: public}}}})
+	google, err := issuer.New(issuer.Options{Directory: &issuer.Directory{Providers: []issuer.Provider{{Audience: iamPrefix + testProvider, Issuer: found.URL, Keys: public}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,8 +277,29 @@ func TestChain(t *testing.T) {
 		t.Fatalf("no token is made: %v", err)
 	}
 	w.good(t, "10.1.0.5", token.Request{})
+	explain := func() (last Step) {
+		e := Explanation{
+			Config: Config{ProjectID: "my-project", Provider: Provider{WorkloadIdentity: testProvider}},
+			API:    k, Google: Google{Client: &exchange.Client{Transport: &fakeGoogle{Issuer: google}}},
+		}
+		if err := e.Explain(t.Context(), ns, "p", func(s Step) {
+			if s.Name == "cluster token" && (!strings.HasPrefix(s.Says, "bound to the Pod") || strings.Contains(s.Says, "none of those")) {
+				t.Errorf("the cluster token is %q, want one that is bound, with a key that the cluster tells of", s.Says)
+			}
+			last = s
+		}); err != nil {
+			t.Error(err)
+		}
+		return last
+	}
+	if last := explain(); last.Bad || last.Name != "the Pod" {
+		t.Errorf("explain ends with %+v for a Pod that gets tokens", last)
+	}
 	a.do("DELETE", pod+"/p", `{"gracePeriodSeconds":0}`)
 	if _, err := w.mint(t, "10.1.0.5", token.Request{Scopes: []string{readOnly}}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "has been deleted") {
 		t.Errorf("who has the address of a Pod that is gone: %v, want 403", err)
+	}
+	if last := explain(); !last.Bad || last.Name != "Pod" {
+		t.Errorf("explain ends with %+v for a Pod that is gone", last)
 	}
 }
