@@ -2,11 +2,13 @@ package gke
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -94,7 +96,10 @@ func (w *world) who(t *testing.T, c *fleet.Caller) (string, time.Duration) {
 // bubble runs a test with its own time.
 func bubble(t *testing.T, change func(*Config), test func(t *testing.T, w *world)) {
 	t.Helper()
-	clusterKey() // outside
+	clusterKey()           // outside
+	if fips140.Enabled() { // its source of entropy times the CPU by the clock that is faked here
+		cryptotest.SetGlobalRandom(t, 1)
+	}
 	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t, change)) })
 }
 
