@@ -38,6 +38,7 @@ func (s *Server) HTTP(ctx context.Context, listener string, log *slog.Logger) *h
 				Local:    addrPort(c.LocalAddr()),
 				Remote:   addrPort(c.RemoteAddr()),
 			}}
+			p.conn, _ = c.(*boundConn)
 			if s.Peer != nil {
 				p.Peer = s.Peer(&p.Caller)
 			}

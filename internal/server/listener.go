@@ -119,6 +119,7 @@ type boundConn struct {
 	listener *boundListener
 	from     netip.Addr
 	once     sync.Once
+	drop     bool         // writes are dropped; for the goroutine that writes
 	writing  atomic.Int64 // since that tick, plus one; 0: no write is under way
 
 	mu       sync.Mutex
@@ -190,6 +191,9 @@ func (c *boundConn) end(now, tick int64) {
 }
 
 func (c *boundConn) Write(p []byte) (int, error) {
+	if c.drop {
+		return len(p), nil
+	}
 	c.writing.Store(c.listener.tick.Load() + 1)
 	n, err := c.Conn.Write(p)
 	c.writing.Store(0)

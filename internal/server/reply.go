@@ -87,10 +87,18 @@ func dateOf(now time.Time) []string {
 	return d.header
 }
 
-// write puts the reply on the wire. Names are assigned, not Set, because the
-// real server spells ETag and X-XSS-Protection so (section 1.4).
+// write puts the reply on the wire.
 func (a reply) write(w http.ResponseWriter, now time.Time, head bool) {
-	h := w.Header()
+	a.header(w.Header(), now)
+	w.WriteHeader(a.status)
+	if !head {
+		w.Write(a.form.Body)
+	}
+}
+
+// header says of the reply what comes before its body. Names are assigned, not
+// Set, because the real server spells ETag and X-XSS-Protection so (section 1.4).
+func (a reply) header(h http.Header, now time.Time) {
 	h["Metadata-Flavor"] = flavor
 	h["Date"] = dateOf(now)
 	h["Server"] = serverName
@@ -103,10 +111,6 @@ func (a reply) write(w http.ResponseWriter, now time.Time, head bool) {
 	}
 	if a.more != nil {
 		a.more.add(h)
-	}
-	w.WriteHeader(a.status)
-	if !head {
-		w.Write(a.form.Body)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -60,7 +59,8 @@ type Server struct {
 	limits    Limits
 	waiting   atomic.Int64
 	hosts     atomic.Pointer[hosts]
-	mark      string // see Mark
+	sent      atomic.Pointer[packet] // the last one
+	mark      string                 // see Mark
 }
 
 // New returns a server of these instances. The journal may be nil.
@@ -122,9 +122,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		a = r.explain(err)
 	}
 	end := start.Add(time.Since(start)) // by one clock; time.Now reads two
-	a.write(w, end, hr.Method == http.MethodHead)
 	if r.awaited != nil {
-		yield(w)
+		r.deliver(w, a, end)
+	} else {
+		a.write(w, end, hr.Method == http.MethodHead)
 	}
 	r.record(end, a, err)
 	r.forget()
@@ -162,13 +163,6 @@ func (s *Server) request(hr *http.Request, start time.Time) *request {
 
 // maxIgnored bounds the body of a request that waits, in bytes.
 const maxIgnored = 64 << 10
-
-// yield sends the answer and lets others go first: thousands may have waited
-// for the same change, and each wants its answer before any of them is tidied up.
-func yield(w http.ResponseWriter) {
-	http.NewResponseController(w).Flush()
-	runtime.Gosched()
-}
 
 // hurry lets nobody send a body slowly.
 func hurry(w http.ResponseWriter, now time.Time) {
@@ -322,6 +316,7 @@ func (r *request) missing(err error) error {
 // place of the request, since there is one at a time.
 type peer struct {
 	fleet.Caller
+	conn    *boundConn // nil under TLS, and where a foreign http.Server runs our handler
 	host    string
 	judge   *hosts
 	asked   string // RequestURI of request

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -168,6 +170,48 @@ func TestWaitAfterBody(t *testing.T) {
 		})
 	}
 }
+
+// TestAnswerAfterWait: the answer to a request that has waited is, byte for byte,
+// what the same request gets that need not wait, and the connection goes on.
+func TestAnswerAfterWait(t *testing.T) {
+	for name, request := range map[string]struct{ line, more string }{
+		"leaf":                  {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.1", ""},
+		"JSON":                  {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1&alt=json HTTP/1.1", ""},
+		"the whole tree":        {"GET " + v1 + "?recursive=true&wait_for_change=true&timeout_sec=1 HTTP/1.1", ""},
+		"HEAD":                  {"HEAD " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.1", ""},
+		"a body of nothing":     {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.1", "Content-Length: 0\r\n"},
+		"Connection: close":     {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.1", "Connection: close\r\n"},
+		"HTTP/1.0":              {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.0", ""},
+		"HTTP/1.0 that goes on": {"GET " + v1 + event + "?wait_for_change=true&timeout_sec=1 HTTP/1.0", "Connection: keep-alive\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := serverOf(plain(t), nil, server.Limits{})
+				l := servePipes(t.Context(), t, s)
+				// Waits, does not, and then asks for what is not there.
+				raw := func(line string) (all string, closed bool) {
+					w := l.dial(t)
+					w.send(t, "%s\r\n%s%s\r\n", line, head, request.more)
+					read := make(chan []byte, 1)
+					go func() { all, _ := io.ReadAll(w.r); read <- all }()
+					time.Sleep(2 * time.Second)
+					_, err := fmt.Fprintf(w, "GET %sinstance/nope HTTP/1.1\r\n%sConnection: close\r\n\r\n", v1, head)
+					return dateLine.ReplaceAllString(string(<-read), "Date: now"), err != nil
+				}
+				waited, waitedClosed := raw(request.line)
+				direct, directClosed := raw(strings.ReplaceAll(request.line, "wait_for_change=true&timeout_sec=1", ""))
+				if waited != direct || waitedClosed != directClosed {
+					t.Errorf("after the wait (closed: %v):\n%s\nwithout it (closed: %v):\n%s", waitedClosed, waited, directClosed, direct)
+				}
+				if strings.Count(waited, " 200 OK\r\n") != 1 {
+					t.Errorf("not one answer:\n%s", waited)
+				}
+			})
+		})
+	}
+}
+
+var dateLine = regexp.MustCompile(`Date: [^\r]*`)
 
 // A client that goes away gives its place back at once.
 func TestClientGone(t *testing.T) {
