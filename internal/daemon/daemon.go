@@ -62,8 +62,9 @@ type Daemon struct {
 	server  *server.Server
 	started time.Time
 
-	listeners []*listener // of workloads, in the order of the configuration
-	side      []*listener // admin socket, admin HTTP, issuer
+	listeners []*listener    // of workloads, in the order of the configuration
+	shared    []net.Listener // of side and listeners: others may be at their ports
+	side      []*listener    // admin socket, admin HTTP, issuer
 	issuerURL string
 
 	kept    [sha256.Size]byte // content of keptFiles
@@ -195,7 +196,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 // drain is how long requests that are under way have at the end.
 const drain = 5 * time.Second
 
+// handover is how long a listener is served after connections have begun to go
+// to the next at its port: those that the kernel was about to give it would be
+// reset if it were closed at once.
+const handover = 100 * time.Millisecond
+
 func (d *Daemon) shutdown() {
+	for _, l := range d.shared {
+		steer(l, next)
+	}
+	if len(d.shared) > 0 {
+		time.Sleep(handover)
+	}
 	d.stop(server.ErrShutdown) // hanging requests are answered now
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()

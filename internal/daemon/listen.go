@@ -43,6 +43,9 @@ func (d *Daemon) listen(c *config.Config) error {
 		if l, err = listenTCP(c.Admin.HTTP, c.Admin.ReusePort); err != nil {
 			return fmt.Errorf("admin.http: %w", err)
 		}
+		if c.Admin.ReusePort {
+			d.shared = append(d.shared, l)
+		}
 		d.side = append(d.side, d.sideListener("admin http", d.server.Bound(l), d.health()))
 	}
 	if l, err = listenTCP(c.Issuer.Listen, false); err != nil {
@@ -107,6 +110,9 @@ func (d *Daemon) workloadListener(c config.Listener, passed map[string][]net.Lis
 	if !c.AllowRemote && !loopback(l.Addr()) {
 		l.Close()
 		return nil, fmt.Errorf("%w (allow_remote: true)", tooOpen(l.Addr()))
+	}
+	if c.ReusePort {
+		d.shared = append(d.shared, l)
 	}
 	l = d.server.Bound(l)
 	if c.TLS != nil {

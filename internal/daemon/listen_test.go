@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -10,7 +11,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gcemds/gcemds/internal/daemon"
 )
@@ -175,26 +179,64 @@ func TestTakeOver(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows lets nobody share a port with those of the same user alone")
 	}
-	const yaml = "admin: {socket: 'SOCKET', http: 'HTTP', reuse_port: true}\nlisten: {main: {tcp: 'MAIN', reuse_port: true}}\n"
-	at := func(w *world, main, health string) {
-		w.write(strings.NewReplacer("SOCKET", w.socket, "MAIN", main, "HTTP", health).Replace(yaml))
+	const yaml = "admin: {socket: 'SOCKET', http: 'HTTP', reuse_port: true}\nlisten: {main: {tcp: 'MAIN', reuse_port: true}}\n" +
+		"instances: {default: {set: {instance/name: NAME}}}\n"
+	at := func(w *world, name, main, health string) {
+		w.write(strings.NewReplacer("SOCKET", w.socket, "NAME", name, "MAIN", main, "HTTP", health).Replace(yaml))
 	}
 	first, second := prepare(t, ""), prepare(t, "")
-	at(first, "127.0.0.1:0", "127.0.0.1:0")
+	at(first, "first", "127.0.0.1:0", "127.0.0.1:0")
 	first.run()
 	main, health := first.Addr("main").String(), first.Addr("admin http").String()
 	stranger := prepare(t, "listen: {main: {tcp: '"+main+"'}}\n")
 	if err := stranger.open(); err == nil || !strings.Contains(err.Error(), "the port is in use") {
 		t.Errorf("a daemon that does not share the port: %v, want that the port is in use", err)
 	}
-	at(second, main, health)
+	at(second, "second", main, health)
 	second.run()
-	if err := first.stop(); err != nil {
+	// Who comes while the port is handed over is served, and by the first alone
+	// as long as that is there.
+	var group sync.WaitGroup
+	var left atomic.Bool
+	over := make(chan struct{})
+	for range 8 {
+		group.Go(func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				early := !left.Load()
+				req, _ := http.NewRequest(http.MethodGet, "http://"+main+"/computeMetadata/v1/instance/name", nil)
+				req.Header.Set("Metadata-Flavor", "Google")
+				res, err := client.Do(req)
+				if err != nil {
+					t.Errorf("a connection while the port is handed over: %v", err)
+					return
+				}
+				name, _ := io.ReadAll(res.Body)
+				res.Body.Close()
+				if early && !left.Load() && string(name) != "first" && runtime.GOOS == "linux" {
+					t.Errorf("before the first leaves, the answer is that of %q", name)
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond)
+	left.Store(true)
+	err := first.stop()
+	time.Sleep(50 * time.Millisecond)
+	close(over)
+	group.Wait()
+	if err != nil {
 		t.Fatal(err)
 	}
 	for range 20 { // each a new connection
 		second.http.CloseIdleConnections()
-		if name := second.value("instance/name"); name != "demo-instance" {
+		if name := second.value("instance/name"); name != "second" {
 			t.Fatalf("the second daemon says %q", name)
 		}
 		if status, body := fetch(t, second.http, second.base("admin http")+"/readyz"); status != http.StatusOK {

@@ -51,19 +51,29 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
+// Those who share a port, see steer.
+const (
+	oldest = 0
+	next   = 1
+)
+
 // listenTCP explains the errors that people make. A port that is shared may be
 // listened on by others too, if they are of the same user and share it: the
-// kernel gives each connection to one of them. So a daemon can take over from
-// another with no moment in which nobody listens.
+// oldest gets all connections until it leaves. So a daemon can take over from
+// another with no moment in which nobody listens, and need not be ready before.
 func listenTCP(addr string, shared bool) (net.Listener, error) {
 	var config net.ListenConfig
 	if shared {
+		config.SetMultipathTCP(false) // it cannot be steered
 		config.Control = func(_, _ string, c syscall.RawConn) error {
 			var err error
 			return errors.Join(c.Control(func(fd uintptr) { err = reusePort(fd) }), err)
 		}
 	}
 	l, err := config.Listen(context.Background(), "tcp", addr)
+	if err == nil && shared {
+		steer(l, oldest)
+	}
 	switch {
 	case err == nil:
 		return l, nil
