@@ -42,7 +42,7 @@ const (
 	relay     = "relay@my-project.iam.gserviceaccount.com"
 	target    = "target@my-project.iam.gserviceaccount.com"
 	person    = "ann@example.com"
-	pool      = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/e2e"
+	pool      = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/e2e-pool"
 	workforce = "principal://iam.googleapis.com/locations/global/workforcePools/staff/subject/ann"
 	typeToken = "urn:ietf:params:oauth:token-type:"
 )

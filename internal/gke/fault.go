@@ -132,7 +132,6 @@ func explainIAM(e *token.Error, req token.Request, id *identity) {
 		return
 	}
 	e.Text = unable + "IAM returned " + f.Said()
-	member := id.provider.Principal("PROJECT_ID", "PROJECT_NUMBER", id.account.Namespace, id.account.Name)
 	switch cause := forbids(f, id); {
 	case f.Status == http.StatusNotFound:
 		e.Kind = token.Unsupported // which is 404, as GKE answers
@@ -142,12 +141,12 @@ func explainIAM(e *token.Error, req token.Request, id *identity) {
 	case cause == noQuota:
 		e.Kind = token.Denied
 		e.Text += fmt.Sprintf("\nThe annotation %s names a project that the Kubernetes service account %s may not use.\n"+
-			"gcloud projects add-iam-policy-binding %s --role roles/serviceusage.serviceUsageConsumer --condition None --member %q", annotationQuota, id.account, id.quota, member)
+			"gcloud projects add-iam-policy-binding %s --role roles/serviceusage.serviceUsageConsumer --condition None --member %q", annotationQuota, id.account, id.quota, id.member)
 	case cause == noBinding:
 		e.Kind = token.Denied
 		e.Text += fmt.Sprintf("\nThis error could be caused by a missing IAM policy binding on the target IAM service account.\n"+
 			"gcloud iam service-accounts add-iam-policy-binding %s --role roles/iam.workloadIdentityUser --member %q\n"+
-			"https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity", id.gsa, member)
+			"https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity", id.gsa, id.member)
 	case f.Status == http.StatusBadRequest:
 		e.Kind = token.InvalidRequest
 	}

@@ -24,6 +24,7 @@ type identity struct {
 	email    string // as its Pods see it (section 2.2)
 	gsa      string // the service account of Google that it acts as; "": none
 	quota    string // the project that pays for that
+	member   string // as IAM policies name it, with PROJECT_NUMBER if that is not known; "": cannot be told
 	provider Provider
 	fault    *token.Error // why there can be no tokens; nil: nothing known
 
@@ -58,6 +59,7 @@ func (c *Cluster) newIdentity(sa ServiceAccount) *identity {
 		}
 		i.provider = p
 	}
+	i.member = i.provider.Principal(c.config.ProjectID, cmp.Or(c.config.ProjectNumber, "PROJECT_NUMBER"), sa.Namespace, sa.Name)
 	i.email = c.config.Pool
 	switch {
 	case i.gsa != "" && !isEmail(i.gsa):
