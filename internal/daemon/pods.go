@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 
@@ -83,8 +82,7 @@ func (d *Daemon) passes(next http.Handler) (http.Handler, error) {
 			return true
 		}
 		remote, err := netip.ParseAddrPort(r.RemoteAddr)
-		local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-		return err == nil && ok && d.cluster.OfHost(remote.Addr(), local.AddrPort().Addr())
+		return err == nil && d.cluster.OfHost(remote.Addr())
 	}
 	return p.Handler(next, may), nil
 }

@@ -2,6 +2,7 @@ package gke
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -28,7 +29,8 @@ type API interface {
 	ClusterUID(ctx context.Context) (string, error)
 
 	// CreateToken returns a token of the service account for that audience,
-	// bound to the Pod. It lives for about that long, at least 10 minutes.
+	// bound to the Pod. It lives for about that long, at least 10 minutes. The
+	// error wraps ErrPodGone if there is no such Pod any more.
 	CreateToken(ctx context.Context, sa ServiceAccount, pod Pod, audience string, life time.Duration) (jwt string, err error)
 
 	// Untaint takes the taints of a key off a node, if there are any, and
@@ -54,6 +56,7 @@ type Pod struct {
 	IPs                  []netip.Addr
 	HostNetwork          bool
 	Terminating          bool
+	Ended                bool     // all its containers have ended, though it may not say so of itself yet
 	Volumes              []string // names of those that the kubelet or a driver fills: projected and CSI
 }
 
@@ -62,6 +65,14 @@ func (p Pod) String() string { return p.Namespace + "/" + p.Name }
 
 // finished reports whether no container of the Pod runs any more.
 func (p Pod) finished() bool { return p.Phase == "Succeeded" || p.Phase == "Failed" }
+
+// leaving reports whether the address of the Pod may be free already: the
+// kubelet takes the network away before it publishes that the Pod is finished.
+func (p Pod) leaving() bool { return p.Terminating || p.Ended }
+
+// ErrPodGone is why there is no token bound to a Pod that was deleted, or
+// deleted and created again under its name.
+var ErrPodGone = errors.New("the Pod does not exist any more")
 
 // A ServiceAccount is the metadata of one that count here.
 type ServiceAccount struct {

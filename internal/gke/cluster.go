@@ -115,8 +115,10 @@ func (c *Cluster) Run(ctx context.Context) {
 // to tell us (section 9, question 19).
 const patience = 2 * time.Second
 
-// Accept implements fleet.Resolver: who the caller is, is settled when the
-// connection is accepted, before an address can have passed to another Pod.
+// Accept implements fleet.Resolver: who a caller with an address of its own is,
+// is settled when the connection is accepted, before that can have passed to
+// another Pod. The kernel is asked at the first request: it answers for the
+// connection, and who opened that does not change.
 func (c *Cluster) Accept(caller *fleet.Caller) {
 	if c.config.Attest == AttestAll || !caller.Remote.IsValid() {
 		return

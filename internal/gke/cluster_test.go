@@ -29,6 +29,7 @@ func pod(name, account string, ips ...string) Pod {
 }
 
 func terminating(p Pod) Pod     { p.Terminating = true; return p }
+func ended(p Pod) Pod           { p.Ended = true; return p }
 func phase(p Pod, s string) Pod { p.Phase = s; return p }
 func hosted(p Pod) Pod          { p.HostNetwork = true; return p }
 
@@ -128,8 +129,13 @@ func TestWho(t *testing.T) {
 			func(w *world) { w.change(pod("new", "default", a)) }, a, "new", time.Second},
 		{"terminating, and another gets another address", []Pod{terminating(pod("old", "default", a)), phase(pod("new", "default"), "Pending")},
 			func(w *world) { w.change(pod("new", "default", "10.1.0.6")) }, a, "old", time.Second},
-		{"two live ones", []Pod{pod("p", "default", a), pod("q", "default", a)}, nil, a, "403 ambiguous", 0},
-		{"two that are terminating", []Pod{terminating(pod("p", "default", a)), terminating(pod("q", "default", a))}, nil, a, "403 ambiguous", 0},
+		{"two live ones", []Pod{pod("p", "default", a), pod("q", "default", a)}, nil, a, "403 ambiguous", patience},
+		{"two live ones, and one finishes in time", []Pod{pod("p", "default", a), pod("q", "default", a)},
+			func(w *world) { w.change(phase(pod("p", "default", a), "Succeeded")) }, a, "q", time.Second},
+		{"its containers have ended", []Pod{ended(pod("p", "default", a))}, nil, a, "p", 0},
+		{"its containers have ended, and another waits for an address", []Pod{ended(pod("old", "default", a)), phase(pod("new", "default"), "Pending")}, nil, a, "503 reuse", patience},
+		{"its containers have ended, and its address has a successor", []Pod{ended(pod("old", "default", a)), pod("new", "default", a)}, nil, a, "new", 0},
+		{"two that are terminating", []Pod{terminating(pod("p", "default", a)), terminating(pod("q", "default", a))}, nil, a, "403 ambiguous", patience},
 		{"one of two finishes", []Pod{pod("p", "default", a), phase(pod("q", "default"), "Pending")},
 			func(w *world) { w.change(phase(pod("p", "default", a), "Succeeded"), pod("q", "default", a)) }, a, "p", 0},
 		{"address not published yet", []Pod{phase(pod("p", "default"), "Pending")}, nil, a, "503 pending", patience},
@@ -173,6 +179,22 @@ func TestStart(t *testing.T) {
 		go func() { time.Sleep(time.Second); w.know(pod("p", "default", "10.1.0.5")) }()
 		if got, took := w.who(t, c); got != "p" || took != time.Second {
 			t.Errorf("the caller is %s after %v, want p as soon as it is known", got, took)
+		}
+	})
+}
+
+// TestOfHost: what only programs of the node may have, no Pod gets by an address
+// that is not the node's.
+func TestOfHost(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.know(pod("p", "default", "10.1.0.5"), hosted(pod("h", "default", "10.9.0.1")))
+		for from, want := range map[string]bool{
+			"127.0.0.1": true, "::1": true, "::ffff:127.0.0.1": true,
+			"10.1.0.5": false, "10.1.0.6": false, "fe80::99": false, "169.254.7.7": false,
+		} {
+			if got := w.OfHost(netip.MustParseAddr(from)); got != want {
+				t.Errorf("%s is of the host: %v, want %v", from, got, want)
+			}
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,7 @@ type fakeAPI struct {
 	mu       sync.Mutex
 	accounts map[key]chan Change[ServiceAccount]
 	refuse   error         // of CreateToken
+	gone     string        // the Pod that is not there any more for CreateToken
 	took     time.Duration // by it
 	created  []string      // what was asked of it: POD KSA AUDIENCE LIFE
 	warned   []string
@@ -94,6 +96,9 @@ func (f *fakeAPI) CreateToken(ctx context.Context, sa ServiceAccount, p Pod, aud
 	f.mu.Lock()
 	f.created = append(f.created, p.Name+" "+sa.String()+" "+audience+" "+life.String())
 	err, took := f.refuse, f.took
+	if p.Name == f.gone {
+		err = fmt.Errorf("%w: %w", ErrPodGone, &APIError{Status: http.StatusNotFound, Err: errors.New("not found")})
+	}
 	f.mu.Unlock()
 	select {
 	case <-time.After(took):

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/token"
@@ -53,6 +54,11 @@ func explainAPI(err error, id *identity, pod Pod) *token.Error {
 		return e
 	}
 	e := &token.Error{Kind: token.Unavailable, Err: err}
+	if errors.Is(err, ErrPodGone) { // others of the account may come at once
+		e.RetryAfter = time.Second
+		e.Text = fmt.Sprintf("Kubernetes made no token: the Pod %s has been deleted, or created again; ask again.", pod)
+		return e
+	}
 	answer, ok := errors.AsType[*APIError](err)
 	if !ok {
 		e.Text = "Kubernetes could not be asked for a token of this Pod; ask again."
@@ -62,7 +68,7 @@ func explainAPI(err error, id *identity, pod Pod) *token.Error {
 	switch answer.Status {
 	case http.StatusNotFound, http.StatusConflict:
 		e.Kind = token.Denied
-		e.Text = fmt.Sprintf("Kubernetes made no token: the Pod %s or its service account %s has been deleted, or created again.", pod, id.account)
+		e.Text = fmt.Sprintf("Kubernetes made no token: the service account %s of the Pod %s has been deleted, or created again.", id.account, pod)
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		e.Kind = token.Denied
 		e.Text = fmt.Sprintf("Kubernetes made no token of the service account %s for the Pod %s; the log of gcemds has its answer.", id.account, pod)

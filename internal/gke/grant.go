@@ -34,11 +34,13 @@ func (c *Cluster) grant(t *tenant, id *identity) token.Source {
 
 // Mint implements token.Source.
 func (g *grant) Mint(ctx context.Context, req token.Request) (token.Token, error) {
-	if g.tenant.gone.Load() { // since the request was resolved
-		r := refusal(reasonGone, g.tenant.pod().String())
-		return token.Token{}, &token.Error{Kind: token.Denied, Text: r.Text, Err: r.Err}
+	if err := g.left(); err != nil { // since the request was resolved
+		return token.Token{}, err
 	}
 	tok, err := g.source.Mint(ctx, req)
+	if err := g.left(); err != nil { // Kubernetes has just said so
+		return token.Token{}, err
+	}
 	e, failed := errors.AsType[*token.Error](err)
 	switch {
 	case err == nil:
@@ -52,6 +54,15 @@ func (g *grant) Mint(ctx context.Context, req token.Request) (token.Token, error
 		}
 	}
 	return tok, err
+}
+
+// left is the refusal of a Pod that is gone.
+func (g *grant) left() error {
+	if !g.tenant.gone.Load() {
+		return nil
+	}
+	r := refusal(reasonGone, g.tenant.pod().String())
+	return &token.Error{Kind: token.Denied, Text: r.Text, Err: r.Err}
 }
 
 // record writes the line of the audit.

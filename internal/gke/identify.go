@@ -22,12 +22,12 @@ func (c *Cluster) identify(ctx context.Context, caller *fleet.Caller) (*tenant, 
 	if c.config.Attest == AttestAll || c.isHost(c.pods.Load(), caller, ip) {
 		return c.attest(ctx, caller, ip)
 	}
-	t, err := await(ctx, c, func(x *index) (*tenant, reason, bool) {
+	t, err := await(ctx, c, func(x *index) (*tenant, reason) {
 		t, why := x.at(ip)
 		if why == reasonUnknown && (!x.synced || x.expected > 0) {
 			why = reasonPending // one of those that wait for an address may have it
 		}
-		return t, why, why == reasonAmbiguous
+		return t, why
 	}, ip.String())
 	if err == nil {
 		c.counts.identified[byAddress].Add(1)
@@ -52,15 +52,15 @@ func (c *Cluster) attest(ctx context.Context, caller *fleet.Caller, ip netip.Add
 	case peer.PodUID == "":
 		return nil, refusal(reasonOutside, where)
 	}
-	t, err := await(ctx, c, func(x *index) (*tenant, reason, bool) {
+	t, err := await(ctx, c, func(x *index) (*tenant, reason) {
 		t := x.tenants[peer.PodUID]
 		switch {
 		case t == nil && x.synced:
-			return nil, reasonOutside, false
+			return nil, reasonOutside
 		case t == nil:
-			return nil, reasonStarting, false
+			return nil, reasonStarting
 		}
-		return t, reasonNone, false
+		return t, reasonNone
 	}, where)
 	if err != nil {
 		return nil, err
@@ -74,17 +74,13 @@ func (c *Cluster) attest(ctx context.Context, caller *fleet.Caller, ip netip.Add
 }
 
 // await looks at the index, and at each newer one, until it is found out who a
-// caller is or the context ends; then it is refused for the last reason. One
-// that is final ends the waiting.
-func await(ctx context.Context, c *Cluster, look func(*index) (t *tenant, why reason, final bool), who string) (*tenant, error) {
+// caller is or the context ends; then it is refused for the last reason.
+func await(ctx context.Context, c *Cluster, look func(*index) (*tenant, reason), who string) (*tenant, error) {
 	for {
 		x := c.pods.Load()
-		t, why, final := look(x)
-		switch {
-		case why == reasonNone:
+		t, why := look(x)
+		if why == reasonNone {
 			return t, nil
-		case final:
-			return nil, refusal(why, who)
 		}
 		select {
 		case <-x.changed:

@@ -38,14 +38,14 @@ type index struct {
 type claim struct {
 	tenant *tenant
 	live   int // Pods that are there to stay
-	going  int // Pods that are being terminated
+	going  int // Pods that are leaving
 }
 
 // add counts a Pod. One that is there to stay comes before those that are
 // going: their address may be its already.
-func (c claim) add(t *tenant, terminating bool) claim {
+func (c claim) add(t *tenant, leaving bool) claim {
 	switch {
-	case terminating:
+	case leaving:
 		if c.going++; c.live == 0 {
 			c.tenant = t
 		}
@@ -60,9 +60,9 @@ func (c claim) ambiguous() bool { return c.live > 1 || c.live == 0 && c.going > 
 
 // at returns the Pod that has an address, or the reason not to say.
 //
-// An address that a terminating Pod shows may be free already, and the next
-// Pod may have got it before its status says so. So it is trusted only while
-// no Pod waits for one.
+// An address that a leaving Pod shows may be free already, and the next Pod may
+// have got it before its status says so. So it is trusted only while no Pod
+// waits for one.
 func (x *index) at(ip netip.Addr) (*tenant, reason) {
 	c, ok := x.claims[ip]
 	switch {
@@ -70,7 +70,7 @@ func (x *index) at(ip netip.Addr) (*tenant, reason) {
 		return nil, reasonUnknown
 	case c.ambiguous():
 		return nil, reasonAmbiguous
-	case c.live == 0 && x.expected > 0:
+	case c.live == 0 && x.expected > 0 || c.tenant.gone.Load():
 		return nil, reasonReuse
 	}
 	return c.tenant, reasonNone
@@ -100,11 +100,11 @@ func (x *index) next(tenants map[string]*tenant, synced bool) *index {
 			for _, ip := range pod.IPs {
 				y.host[ip] = struct{}{}
 			}
-		case len(pod.IPs) == 0 && !pod.Terminating:
+		case len(pod.IPs) == 0 && !pod.leaving():
 			y.expected++
 		default:
 			for _, ip := range pod.IPs {
-				y.claims[ip] = y.claims[ip].add(t, pod.Terminating)
+				y.claims[ip] = y.claims[ip].add(t, pod.leaving())
 			}
 		}
 	}
@@ -172,10 +172,14 @@ func (c *Cluster) isHost(x *index, caller *fleet.Caller, ip netip.Addr) bool {
 	return c.own.has(ip)
 }
 
-// OfHost reports whether a connection comes from the network of the host, by
-// its two addresses, and from no Pod with one of its own.
-func (c *Cluster) OfHost(remote, local netip.Addr) bool {
-	x, ip := c.pods.Load(), remote.Unmap().WithZone("")
-	_, pod := x.claims[ip]
-	return !pod && c.isHost(x, &fleet.Caller{Local: netip.AddrPortFrom(local, 0)}, ip)
+// OfHost reports whether a connection comes from an address of this machine,
+// and from no Pod with one of its own. A link-local address of anybody else,
+// which isHost takes for one of the host to be careful, is none.
+func (c *Cluster) OfHost(remote netip.Addr) bool {
+	ip := remote.Unmap().WithZone("")
+	if _, pod := c.pods.Load().claims[ip]; pod {
+		return false
+	}
+	c.own.refresh()
+	return ip.IsLoopback() || c.own.has(ip)
 }

@@ -102,6 +102,11 @@ type wirePod struct {
 		IPs   []struct {
 			IP string `json:"ip"`
 		} `json:"podIPs"`
+		Containers []struct {
+			State struct {
+				Terminated *struct{} `json:"terminated"`
+			} `json:"state"`
+		} `json:"containerStatuses"`
 	} `json:"status"`
 }
 
@@ -124,6 +129,10 @@ func podOf(p *wirePod) Pod {
 		Phase:          p.Status.Phase,
 		HostNetwork:    p.Spec.HostNetwork,
 		Terminating:    p.DeletionTimestamp != nil,
+		Ended:          len(p.Status.Containers) > 0,
+	}
+	for _, c := range p.Status.Containers {
+		pod.Ended = pod.Ended && c.State.Terminated != nil
 	}
 	for _, ip := range p.Status.IPs {
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
@@ -320,13 +329,28 @@ func (k *Kubernetes) CreateToken(ctx context.Context, sa ServiceAccount, pod Pod
 	}
 	answer, err := k.post(sa.Namespace, "serviceaccounts", sa.Name, "token", body).DoRaw(ctx)
 	if err != nil {
-		return "", apiError(err)
+		return "", tokenError(err)
 	}
 	var made struct{ Status struct{ Token string } }
 	if json.Unmarshal(answer, &made) != nil || made.Status.Token == "" {
 		return "", &APIError{Err: errors.New("the answer to a TokenRequest has no token")}
 	}
 	return made.Status.Token, nil
+}
+
+// tokenError tells a Pod that is gone, or another under its name, from other
+// things that are not found (section 1.2).
+func tokenError(err error) error {
+	var status apierrors.APIStatus
+	gone := apierrors.IsConflict(err)
+	if apierrors.IsNotFound(err) && errors.As(err, &status) {
+		d := status.Status().Details
+		gone = d != nil && d.Kind == "pods"
+	}
+	if err = apiError(err); gone {
+		return fmt.Errorf("%w: %w", ErrPodGone, err)
+	}
+	return err
 }
 
 // Warn implements API.

@@ -123,7 +123,7 @@ func TestKubernetes(t *testing.T) {
 		{"a service account that is not there", nobody, p, 10 * time.Minute, http.StatusNotFound},
 		{"a life that is too short", sa, p, time.Minute, http.StatusUnprocessableEntity},
 	} {
-		if _, err := k.CreateToken(ctx, test.sa, test.pod, audience, test.life); status(err) != test.want {
+		if _, err := k.CreateToken(ctx, test.sa, test.pod, audience, test.life); status(err) != test.want || errors.Is(err, ErrPodGone) != (test.pod.UID == "another") {
 			t.Errorf("a token for %s: %v, want %d", test.name, err, test.want)
 		}
 	}
@@ -150,8 +150,8 @@ func TestKubernetes(t *testing.T) {
 	if !got.Gone || got.Items[0].UID != p.UID {
 		t.Errorf("the Pod that was deleted is %+v", got)
 	}
-	if _, err := k.CreateToken(ctx, sa, p, audience, 10*time.Minute); status(err) != http.StatusNotFound {
-		t.Errorf("a token for a Pod that was deleted: %v, want 404", err)
+	if _, err := k.CreateToken(ctx, sa, p, audience, 10*time.Minute); status(err) != http.StatusNotFound || !errors.Is(err, ErrPodGone) {
+		t.Errorf("a token for a Pod that was deleted: %v, want 404 and that the Pod is gone", err)
 	}
 	a.do("DELETE", accounts+"/robot", "")
 	if got := next(t, sas); !got.Gone || got.Items[0].UID != sa.UID {

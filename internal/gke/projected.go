@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/token"
@@ -33,10 +34,13 @@ const maxProjected = 64 << 10
 // itself and prove nothing.
 var volumes = []string{"volumes/kubernetes.io~projected/%s", "volumes/kubernetes.io~csi/%s/mount"}
 
+// errProjected is why the token of one Pod cannot be used.
+var errProjected = errors.New("the projected token cannot be used")
+
 // CreateToken implements API. The life is what the volume says.
 func (p projected) CreateToken(_ context.Context, sa ServiceAccount, pod Pod, audience string, _ time.Duration) (string, error) {
 	if !slices.Contains(pod.Volumes, p.Volume) {
-		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("the Pod %s has no volume %s", pod, p.Volume), Text: fmt.Sprintf(
+		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("%w: the Pod %s has no volume %s", errProjected, pod, p.Volume), Text: fmt.Sprintf(
 			"The Pod %s has no volume %q with a token for Google. Add a projected volume of that name with a serviceAccountToken of the audience %s and the path %s.", pod, p.Volume, audience, p.Path)}
 	}
 	jwt, err := p.read(pod.UID)
@@ -44,7 +48,7 @@ func (p projected) CreateToken(_ context.Context, sa ServiceAccount, pod Pod, au
 		err = checkProjected(jwt, sa, pod, audience, time.Now())
 	}
 	if err != nil {
-		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("projected token of the Pod %s: %w", pod, err), Text: fmt.Sprintf(
+		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("%w: Pod %s: %w", errProjected, pod, err), Text: fmt.Sprintf(
 			"The token in the volume %q of the Pod %s cannot be used: %v.", p.Volume, pod, err)}
 	}
 	return jwt, nil
@@ -63,7 +67,7 @@ func (p projected) read(uid string) (string, error) {
 			return "", errors.New("the volume cannot be opened") // the path is nothing for a Pod
 		}
 		defer root.Close()
-		f, err := root.Open(p.Path)
+		f, err := root.OpenFile(p.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe that nobody writes to must not keep us
 		if err != nil {
 			return "", fmt.Errorf("there is no file %s that can be read", p.Path)
 		}

@@ -78,28 +78,44 @@ func (c *Cluster) federated(t *tenant, id *identity) (name string, view token.So
 	return name, view
 }
 
-// clusterToken asks for a token of the account, bound to the Pod. A Pod that
-// is gone is no reason to let the others of its account down: one that is
-// there serves as well.
+// maxBearers bounds in the names of how many Pods a token of the cluster is
+// asked for, one after the other.
+const maxBearers = 4
+
+// clusterToken asks for a token of the account, bound to the Pod. That it is
+// gone, or has no token of its own to be read, is no reason to let the others
+// of its account down: one that is there serves as well. A Pod of which
+// Kubernetes says that it is gone gets nothing from here on, whatever the watch
+// still says: see grant.
 func (c *Cluster) clusterToken(ctx context.Context, t *tenant, id *identity, audience string, life time.Duration) (string, error) {
-	if t.gone.Load() {
-		for _, other := range c.pods.Load().users[t.account] {
-			if !other.gone.Load() {
-				t = other
-				break
-			}
+	bearers := []*tenant{t}
+	for _, other := range c.pods.Load().users[t.account] {
+		if other != t && !other.gone.Load() && len(bearers) < maxBearers {
+			bearers = append(bearers, other)
 		}
 	}
-	jwt, err := c.api.CreateToken(ctx, id.account, *t.pod(), audience, life)
 	var e *token.Error
-	if err != nil {
+	for _, t := range bearers {
+		if t.gone.Load() {
+			continue
+		}
+		jwt, err := c.api.CreateToken(ctx, id.account, *t.pod(), audience, life)
+		if err == nil {
+			c.counts.calls[callAPI].count(nil)
+			return jwt, nil
+		}
 		e = explainAPI(err, id, *t.pod())
+		c.counts.calls[callAPI].count(e)
+		if errors.Is(err, ErrPodGone) {
+			t.gone.Store(true)
+		} else if !errors.Is(err, errProjected) {
+			return "", e
+		}
 	}
-	c.counts.calls[callAPI].count(e)
-	if e != nil {
-		return "", e
+	if e == nil {
+		e = &token.Error{Kind: token.Unavailable, RetryAfter: time.Second, Err: ErrPodGone}
 	}
-	return jwt, nil
+	return "", e
 }
 
 // bounded limits what reaches a source.

@@ -268,8 +268,7 @@ func TestFaults(t *testing.T) {
 		{"attribute condition", sts(403, "unauthorized_client", "The given credential is rejected by the attribute condition."), direct1, own, 403, 0, "Unable to exchange", "attribute condition of the provider", "direct1 TokenRefused"},
 		{"STS quota", sts(429, "", "quota"), direct1, own, 429, 7 * time.Second, "The quota of Google's token exchange", "", ""},
 		{"STS away", func(_ *testing.T, w *world) { w.google.set(func(g *fakeGoogle) { g.down = true }) }, direct1, own, 503, 0, "Google's token exchange gives no token right now", "", ""},
-		{"Pod deleted", api(404), direct1, own, 403, 0, "Kubernetes made no token: the Pod ns/direct1 or its service account ns/default has been deleted", "", "direct1 TokenRefused"},
-		{"Pod created again", api(409), direct1, own, 403, 0, "Kubernetes made no token: the Pod ns/direct1", "created again", "direct1 TokenRefused"},
+		{"service account deleted", api(404), direct1, own, 403, 0, "Kubernetes made no token: the service account ns/default of the Pod ns/direct1 has been deleted", "", "direct1 TokenRefused"},
 		{"other service account", api(400), direct1, own, 403, 0, "Kubernetes made no token of", "", "direct1 TokenRefused"},
 		{"no right", api(403), direct1, own, 500, 0, "Kubernetes does not let gcemds make tokens", "serviceaccounts/token", "direct1 TokenRefused"},
 		{"Kubernetes throttles", api(429), direct1, own, 429, 7 * time.Second, "Kubernetes is asked", "", ""},
@@ -388,6 +387,46 @@ func TestDeletedPodsLeaveOthers(t *testing.T) {
 				t.Errorf("a token was asked for in the name of a Pod that is gone: %s", c)
 			}
 		}
+	})
+}
+
+// TestGoneUnseen: a Pod of which Kubernetes says that it is gone gets nothing,
+// whatever the watch still says, and nor does who has its address now. Those of
+// its service account go on.
+func TestGoneUnseen(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.four()
+		w.api.set(func(f *fakeAPI) { f.gone = "robot1" })
+		if _, err := w.mint(t, robot1, token.Request{Scopes: []string{"https://www.googleapis.com/auth/logging.write"}}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "has been deleted") {
+			t.Errorf("a Pod that is gone: %v, want 403", err)
+		}
+		w.good(t, robot2, token.Request{})
+		if _, err := w.mint(t, robot2, token.Request{Scopes: []string{readOnly}}); err != nil {
+			t.Errorf("another of its service account: %v", err)
+		}
+		c := w.caller(robot1)
+		go func() {
+			time.Sleep(time.Second)
+			w.gone(pod("robot1", "robot", robot1))
+			w.change(pod("next", "default", robot1))
+		}()
+		if got, took := w.who(t, c); got != "next" || took != time.Second {
+			t.Errorf("who has its address is %s after %v, want next as soon as that is known", got, took)
+		}
+	})
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.four()
+		w.api.set(func(f *fakeAPI) { f.gone = "direct1" })
+		w.gone(pod("direct2", "default", direct2))
+		if _, err := w.mint(t, direct1, token.Request{Scopes: []string{readOnly}}); err == nil || err.Status() != 403 {
+			t.Errorf("the last Pod of a service account: %v, want 403", err)
+		}
+		if got, _ := w.who(t, w.caller(direct1)); got != "503 reuse" {
+			t.Errorf("who has its address is %s, want 503", got)
+		}
+		w.change(pod("next", "default", "10.1.0.99"))
+		time.Sleep(time.Second)
+		w.good(t, "10.1.0.99", token.Request{})
 	})
 }
 

@@ -89,6 +89,7 @@ func New(c Config, log *slog.Logger) (*Passthrough, error) {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = to.Scheme, to.Host, to.Host
 			r.Out.Body, r.Out.ContentLength = nil, 0
+			r.Out.Header.Set(passed, "yes")
 		},
 		Transport: &http.Transport{ // without a proxy, whatever the environment says
 			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
@@ -148,9 +149,13 @@ func (p *Passthrough) Handler(next http.Handler, may func(*http.Request) bool) h
 	})
 }
 
+// passed is in every request that is passed on. Where our own requests are
+// captured too, they come back here, and would without end.
+const passed = "Gcemds-Passed"
+
 // google are headers of requests for Google's server, and such as say that
 // somebody has passed the request on already: whose it is, nobody knows then.
-var google = []string{"Metadata-Flavor", "X-Google-Metadata-Request",
+var google = []string{"Metadata-Flavor", "X-Google-Metadata-Request", passed,
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"}
 
 // passes judges a request by what was sent, not by what net/http made of it.
