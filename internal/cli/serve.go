@@ -134,6 +134,9 @@ func serve(c *cobra.Command, load func() (*config.Config, []string, error)) (err
 			err = errors.Join(err, undo())
 		}
 	}()
+	if p := cfg.Passthrough; p != nil && p.To == "" && (way.Mode == intercept.NFTables || way.Mode == intercept.Loopback) {
+		return fmt.Errorf("passthrough does not go with --intercept=%s: what is passed on to 169.254.169.254 would be led back to this server; say --intercept=ebpf, or leave one of them out", way.Mode)
+	}
 	if !cfg.Dumpable {
 		if err := conceal(); err != nil { // before there is anything to be seen
 			fmt.Fprintln(stderr, "gcemds: warning: debuggers and core dumps could see keys and tokens:", err)
