@@ -161,6 +161,11 @@ func (r *runner) run(c *cobra.Command, args []string) (err error) {
 	} else if err := cmd.Start(); err != nil {
 		return explainStart(args[0], err)
 	}
+	if server.hide { // not before: what is not dumpable cannot prepare the namespace of its child
+		if err := conceal(); err != nil && r.verbose {
+			fmt.Fprintln(r.stderr, "gcemds: warning: the program could see keys and tokens in our memory:", err)
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		err = cmd.Wait()
@@ -210,6 +215,7 @@ func explainStart(name string, err error) error {
 type begun struct {
 	addr, socket string
 	stop         func() error // never nil
+	hide         bool         // its memory is ours, and holds keys and tokens
 	err          error
 }
 
@@ -218,24 +224,26 @@ func (r *runner) begin(ctx context.Context, flags map[string][]string) (b begun)
 		b.stop = func() error { return nil }
 		b.addr, b.socket, b.err = r.find(ctx)
 	} else {
-		b.addr, b.socket, b.stop, b.err = r.serve(ctx, flags)
+		b = r.serve(ctx, flags)
 	}
 	return b
 }
 
-// serve starts a server; stop is never nil.
-func (r *runner) serve(ctx context.Context, flags map[string][]string) (addr, socket string, stop func() error, err error) {
-	stop = func() error { return nil }
-	socket = filepath.Join(r.dir, "s") // the name of a socket must be short
-	flags["admin"] = []string{socket}
+// serve starts a server.
+func (r *runner) serve(ctx context.Context, flags map[string][]string) (b begun) {
+	b.stop = func() error { return nil }
+	b.socket = filepath.Join(r.dir, "s") // the name of a socket must be short
+	flags["admin"] = []string{b.socket}
 	flags["admin-http"] = []string{""}
 	for _, name := range []string{"listen", "issuer-listen"} {
 		flags[name] = []string{"127.0.0.1:0"}
 	}
 	cfg, warnings, err := config.Resolve(os.Environ(), flags)
 	if err != nil {
-		return "", "", stop, explainConfig(err)
+		b.err = explainConfig(err)
+		return b
 	}
+	b.hide = !cfg.Dumpable
 	log := slog.New(slog.DiscardHandler)
 	if r.verbose {
 		for _, w := range warnings {
@@ -245,7 +253,8 @@ func (r *runner) serve(ctx context.Context, flags map[string][]string) (addr, so
 	}
 	d, err := daemon.New(ctx, daemon.Options{Config: cfg, Log: log, Version: version()})
 	if err != nil {
-		return "", "", stop, err
+		b.err = err
+		return b
 	}
 	if r.verbose {
 		banner(r.stderr, d.Status())
@@ -253,7 +262,8 @@ func (r *runner) serve(ctx context.Context, flags map[string][]string) (addr, so
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	return d.Status().Listeners[0].Address, socket, func() error { cancel(); return <-done }, nil
+	b.addr, b.stop = d.Status().Listeners[0].Address, func() error { cancel(); return <-done }
+	return b
 }
 
 // find asks a daemon that runs where it listens.

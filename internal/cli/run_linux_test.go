@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,5 +50,45 @@ func TestRunTerminal(t *testing.T) {
 	cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 41 {
 		t.Errorf("after Ctrl-C gcemds run ends with %v, want 41: the program gets one SIGINT", cmd.ProcessState)
+	}
+}
+
+// TestConcealed: servers hide their memory, gcemds run from the program that it
+// starts. The kernel shows that by giving their files in /proc to root.
+func TestConcealed(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "mds") // the name of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for name, args := range map[string][]string{
+		"run":   {"run", "--", "sleep", "60"},
+		"serve": {"serve", "--listen", "127.0.0.1:0", "--issuer-listen", "127.0.0.1:0", "--admin", filepath.Join(dir, "s")},
+	} {
+		cmd := ourself(t, args...)
+		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+		if os.Getuid() == 0 { // somebody else must own the process
+			program, err := os.ReadFile(cmd.Path)
+			cmd.Path = filepath.Join(dir, "gcemds")
+			if err := errors.Join(err, os.WriteFile(cmd.Path, program, 0o755), os.Chmod(dir, 0o777)); err != nil {
+				t.Fatal(err)
+			}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := await(func() error {
+			info, err := os.Stat(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid))
+			if err == nil && info.Sys().(*syscall.Stat_t).Uid != 0 {
+				err = errors.New("programs of the same user can see it")
+			}
+			return err
+		}); err != nil {
+			t.Errorf("gcemds %s does not hide its memory: %v", name, err)
+		}
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
 	}
 }

@@ -62,7 +62,7 @@ func (c *Impersonate) load(data []byte, env Env) (token.Source, Identity, error)
 	}
 	switch typ {
 	case "service_account":
-		below = &KeyFile{File: c.File}
+		below = &KeyFile{File: c.File, AllowCustomEndpoints: c.AllowCustomEndpoints}
 	case "authorized_user":
 		below = &User{File: c.File, AllowCustomEndpoints: c.AllowCustomEndpoints}
 	case "external_account":

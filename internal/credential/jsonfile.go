@@ -119,14 +119,15 @@ func missingFields(fields ...[2]string) error {
 
 // checkFileEndpoint refuses an address in a credential file that is not of
 // that universe (section 7): such files come from elsewhere, and whoever is
-// asked gets what the account has. Addresses of this machine are its owner's.
+// asked gets what the account has, or says what tokens are used. Addresses of this
+// machine are its owner's; accounts.google.com is in old keys.
 func checkFileEndpoint(field, address, universe string, allow bool) error {
 	if err := exchange.CheckEndpoint(address); err != nil {
 		return fmt.Errorf("%s: %w", field, err)
 	}
 	u, _ := url.Parse(address) // checked
 	host := strings.ToLower(u.Hostname())
-	if allow || exchange.Loopback(host) || host == universe || strings.HasSuffix(host, "."+universe) {
+	if allow || exchange.Loopback(host) || host == universe || host == "accounts.google.com" || strings.HasSuffix(host, "."+universe) {
 		return nil
 	}
 	return fmt.Errorf("%s leads to %s, which is not of %s; if that is meant, say allow_custom_endpoints: true", field, host, universe)

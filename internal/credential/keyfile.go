@@ -21,6 +21,9 @@ type KeyFile struct {
 	// or http to this machine.
 	TokenURI string `yaml:"token_uri,omitempty"`
 
+	// AllowCustomEndpoints accepts a file whose token endpoint is not Google's.
+	AllowCustomEndpoints bool `yaml:"allow_custom_endpoints,omitempty"`
+
 	// Permissions is "strict" (the default) or "relaxed", which accepts a
 	// file that others can read, such as a mounted Kubernetes secret.
 	Permissions string `yaml:"permissions,omitempty"`
@@ -86,6 +89,11 @@ func (c *KeyFile) load(data []byte, env Env) (token.Source, Identity, error) {
 	tokenURI := cmp.Or(c.TokenURI, env.Endpoints.Token, key.tokenURI, env.Endpoints.token())
 	if err := exchange.CheckEndpoint(tokenURI); err != nil {
 		return nil, Identity{}, fmt.Errorf("token_uri: %w", err)
+	}
+	if c.TokenURI == "" && env.Endpoints.Token == "" && key.tokenURI != "" {
+		if err := checkFileEndpoint("token_uri", key.tokenURI, key.universe, c.AllowCustomEndpoints); err != nil {
+			return nil, Identity{}, err
+		}
 	}
 	if key.universe != googleUniverse && c.TokenURI == "" && !c.SelfSigned {
 		return nil, Identity{}, fmt.Errorf("a key of universe %s cannot be exchanged for tokens; set self_signed: true", key.universe)

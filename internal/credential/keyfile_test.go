@@ -324,6 +324,8 @@ func TestKeyFileRefused(t *testing.T) {
 		{with("private_key", strings.ReplaceAll(cut, "PRIVATE KEY", "PUBLIC KEY")), `PEM block is "PUBLIC KEY"`},
 		{with("private_key", pemOf(t, ec)), "Google takes RSA keys only"},
 		{with("token_uri", "http://oauth2.googleapis.com/token"), "token_uri: "},
+		{with("token_uri", "https://evil.example/token"), "say allow_custom_endpoints: true"},
+		{with("token_uri", "https://evilgoogleapis.com/token"), "say allow_custom_endpoints: true"},
 		{with("universe_domain", "other.example"), "set self_signed: true"},
 	} {
 		path := keyPath(t, c.content)

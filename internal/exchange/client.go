@@ -25,9 +25,11 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/token"
@@ -48,11 +50,12 @@ const (
 type Client struct {
 	Transport http.RoundTripper // nil: TLS 1.2 or later, proxy from the environment
 	UserAgent string            // default "gcemds"
-	Log       *slog.Logger      // tries that failed, at debug; nil: silent
+	Log       *slog.Logger      // tries that failed, at debug; clocks that differ, as a warning; nil: silent
 
 	once sync.Once
 	http *http.Client
 	near *http.Client // for metadata servers: no proxy leads to them
+	off  atomic.Bool  // the clock of the last server was not ours
 
 	mu    sync.Mutex
 	turns map[string]chan struct{} // of near hosts: who has the slot may call
@@ -169,6 +172,14 @@ type Reply struct {
 // secretFields are those of forms and objects that have a secret.
 var secretFields = []string{"assertion", "client_secret", "refresh_token", "subject_token"}
 
+// openHeaders are those that have no secret, and what servers say of them tells
+// what is wrong.
+var openHeaders = []string{"Accept", "Content-Type", "Metadata-Flavor", "X-Goog-User-Project"}
+
+// minSecret is the length from which on a value is taken for a secret: shorter
+// ones, such as "true", are words of any answer.
+const minSecret = 5
+
 // hide returns what takes the secrets of a call out of a text, in each form in
 // which they are sent. What merely looks like a secret is redacted anyway.
 func (c *Call) hide() *strings.Replacer {
@@ -177,16 +188,22 @@ func (c *Call) hide() *strings.Replacer {
 	for _, name := range secretFields {
 		secrets = append(secrets, c.Form.Get(name), object[name])
 	}
-	scheme, credential, _ := strings.Cut(c.Header["Authorization"], " ")
-	secrets = append(secrets, credential)
-	if scheme == "Basic" {
-		pair, _ := base64.StdEncoding.DecodeString(credential)
-		_, password, _ := strings.Cut(string(pair), ":")
-		secrets = append(secrets, password)
+	for name, value := range c.Header {
+		if slices.Contains(openHeaders, http.CanonicalHeaderKey(name)) {
+			continue
+		}
+		scheme, credential, _ := strings.Cut(value, " ")
+		secrets = append(secrets, value, credential)
+		if strings.EqualFold(scheme, "Basic") {
+			pair, _ := base64.StdEncoding.DecodeString(credential)
+			_, password, _ := strings.Cut(string(pair), ":")
+			secrets = append(secrets, password)
+		}
 	}
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // what is part of another comes after it
 	var pairs []string
 	for _, s := range secrets {
-		if s != "" {
+		if len(s) >= minSecret {
 			pairs = append(pairs, s, "[redacted]", url.QueryEscape(s), "[redacted]")
 		}
 	}
@@ -239,6 +256,7 @@ func (c *Client) Do(ctx context.Context, call Call) (*Reply, error) {
 			failure = &token.Error{Kind: token.Unavailable, Err: err}
 			again = lostConnection(ctx, err)
 		} else if failure = r.failure(); failure == nil {
+			c.compareClocks(r)
 			return r, nil
 		} else {
 			again = retryable(r.status)
@@ -248,6 +266,19 @@ func (c *Client) Do(ctx context.Context, call Call) (*Reply, error) {
 			return nil, failure
 		}
 		c.Log.Debug("upstream call failed, trying again", "try", try, "pause", pause, "error", failure.Err)
+	}
+}
+
+// compareClocks warns when our clock begins to differ from that of a server:
+// assertions and the expiry of tokens depend on it.
+func (c *Client) compareClocks(r *Reply) {
+	theirs, err := http.ParseTime(r.Header.Get("Date"))
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	if off := now.Sub(theirs).Abs() > maxSkew; off != c.off.Swap(off) && off {
+		c.Log.Warn("the clocks do not agree", "server", r.From, "trouble", clockHint(r.Header, now))
 	}
 }
 

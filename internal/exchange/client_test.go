@@ -304,6 +304,73 @@ func TestIDTokenAnswers(t *testing.T) {
 	}
 }
 
+type sourceFunc func(context.Context, token.Request) (token.Token, error)
+
+func (f sourceFunc) Mint(ctx context.Context, req token.Request) (token.Token, error) {
+	return f(ctx, req)
+}
+
+// TestWrongClock: a token ends when it has lived for as long as its server says,
+// whatever our clock is, and that our clock is wrong is told once.
+func TestWrongClock(t *testing.T) {
+	var log bytes.Buffer
+	for name, c := range map[string]struct {
+		header string
+		want   time.Duration // 0: it has expired
+	}{
+		"ours is an hour behind": {"Date: Sat, 01 Jan 2000 01:00:00 GMT", time.Hour},
+		"ours is an hour ahead":  {"Date: Fri, 31 Dec 1999 23:00:00 GMT", 3 * time.Hour},
+		"nearly right":           {"Date: Sat, 01 Jan 2000 00:00:59 GMT", 2 * time.Hour},
+		"not told":               {"", 2 * time.Hour},
+		"nonsense":               {"Date: today", 2 * time.Hour},
+		"it has expired there":   {"Date: Sat, 01 Jan 2000 02:00:00 GMT", 0},
+	} {
+		synctest.Test(t, func(t *testing.T) { // at midnight of the year 2000
+			log.Reset()
+			client := &Client{Log: slog.New(slog.NewTextHandler(&log, nil)), Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				return answer{200, c.header, `{"accessToken":"ya29.x","expireTime":"2000-01-01T02:00:00Z"}`}.response(), nil
+			})}
+			i := &Impersonation{Target: "a@b.iam.gserviceaccount.com", Via: sourceFunc(func(context.Context, token.Request) (token.Token, error) {
+				return token.Token{Value: "x", Expiry: time.Now().Add(time.Hour)}, nil
+			}), Client: client}
+			for range 2 {
+				got, err := i.Mint(t.Context(), access)
+				switch {
+				case c.want == 0 && (err == nil || kindOf(t, err) != token.Clock):
+					t.Errorf("%s: %v, %v, want that it has expired", name, got, err)
+				case c.want != 0 && (err != nil || time.Until(got.Expiry) != c.want):
+					t.Errorf("%s: a token for %v, %v, want %v", name, time.Until(got.Expiry), err, c.want)
+				}
+			}
+			if told := strings.Count(log.String(), "clock of this machine"); told != min(1, strings.Count(name, "ours is")+strings.Count(name, "expired")) {
+				t.Errorf("%s: the log has\n%s", name, log.String())
+			}
+		})
+	}
+}
+
+// TestForeignErrors: an error of what an embedder provides keeps its kind,
+// however it is wrapped, and one that has none may be gone the next time.
+func TestForeignErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want token.Kind
+	}{
+		"plain":   {errors.New("no route to host"), token.Unavailable},
+		"typed":   {&token.Error{Kind: token.Denied, Err: errors.New("no")}, token.Denied},
+		"wrapped": {fmt.Errorf("subject: %w", &token.Error{Kind: token.Throttled, Err: errors.New("no")}), token.Throttled},
+	} {
+		f := &Federation{Audience: "//iam.googleapis.com/x", Subject: func(context.Context) (string, error) { return "", c.err }}
+		_, err := f.Mint(t.Context(), access)
+		_, over := (&Impersonation{Target: "a@b.iam.gserviceaccount.com", Via: sourceFunc(func(context.Context, token.Request) (token.Token, error) {
+			return token.Token{}, c.err
+		})}).Mint(t.Context(), access)
+		if kindOf(t, err) != c.want || kindOf(t, over) != c.want {
+			t.Errorf("%s: federation says %v and impersonation %v, want both %v", name, err, over, c.want)
+		}
+	}
+}
+
 // What only a real connection shows: redirects, old TLS, strange certificates.
 func TestRealConnections(t *testing.T) {
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -354,18 +421,24 @@ func TestRepeated(t *testing.T) {
 	echo := &Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		body, _ := io.ReadAll(r.Body)
 		form, _ := url.ParseQuery(string(body))
-		text := fmt.Sprint("you sent ", r.Header.Get("Authorization"), " ", string(body), " ", form)
+		text := fmt.Sprint("you sent ", r.Header.Get("Authorization"), " ", r.Header.Get("X-Vault-Token"), " ", r.Header.Get("X-Goog-User-Project"), " ", string(body), " ", form)
 		return answer{400, "", fmt.Sprintf(`{"error":"invalid_grant","error_description":%q}`, text)}.response(), nil
 	})}
 	for name, c := range map[string]Call{
 		"form":   {Form: url.Values{"refresh_token": {"pla/nted"}, "client_secret": {"planted too"}, "subject_token": {"planted three"}, "assertion": {"planted+"}}},
 		"basic":  {Form: url.Values{"audience": {"this"}}, Header: map[string]string{"Authorization": Basic("id", "planted")}},
 		"bearer": {Body: map[string]string{"subject_token": "planted"}, Header: map[string]string{"Authorization": "Bearer planted-too"}},
+		"lower":  {Header: map[string]string{"authorization": "bearer planted"}},
+		"bare":   {Header: map[string]string{"Authorization": "planted"}},
+		"own":    {Header: map[string]string{"x-vault-token": "planted", "X-Goog-User-Project": "my-project"}},
 	} {
 		c.Address = "https://token.example/"
 		_, err := echo.Post(t.Context(), c)
 		if text := fmt.Sprint(err); strings.Contains(text, "pla") || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte("id:pla"))) || !strings.Contains(text, "you sent") {
 			t.Errorf("%s: %s, want what was said without what was sent", name, text)
+		}
+		if c.Header["X-Goog-User-Project"] != "" && !strings.Contains(fmt.Sprint(err), "my-project") {
+			t.Errorf("%s: %v, want the project, which is no secret", name, err)
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (f *Federation) mint(ctx context.Context, req token.Request) (token.Token, 
 		err = f.check(subject)
 	}
 	if err != nil {
-		return token.Token{}, About(f.holder(), err)
+		return token.Token{}, fromOutside(f.holder(), err)
 	}
 	c := Call{
 		What: "token exchange", Address: f.tokenURL(), Field: "token_url",

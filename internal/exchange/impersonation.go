@@ -86,7 +86,7 @@ func (i *Impersonation) mint(ctx context.Context, req token.Request) (token.Toke
 	caller, err := i.Via.Mint(ctx, token.Request{Scopes: []string{CloudPlatform}})
 	switch {
 	case err != nil:
-		return token.Token{}, About("token of the caller", err)
+		return token.Token{}, fromOutside("token of the caller", err)
 	case req.Audience != "":
 		return i.identity(ctx, caller, req.Audience)
 	case i.Subject != "":

@@ -226,14 +226,23 @@ func (r *Reply) idToken() (token.Token, error) {
 	return r.Dated(body.Value, expiry, "ID token")
 }
 
-// Dated is a token whose expiry somebody else's clock says.
+// Dated is a token whose expiry somebody else's clock says. The header Date is
+// of that clock, too: by ours, which may be wrong, the token ends when it has
+// lived for as long as they say.
 func (r *Reply) Dated(value string, expiry time.Time, what string) (token.Token, error) {
 	now := time.Now()
+	if theirs, err := http.ParseTime(r.Header.Get("Date")); err == nil && now.Sub(theirs).Abs() > maxSkew {
+		expiry = r.sent.Add(expiry.Sub(theirs)).Round(0)
+	}
 	if !expiry.After(now) {
 		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new %s has already expired (%s)", what, clockHint(r.Header, now))}
 	}
 	return token.Token{Value: value, Expiry: expiry}, nil
 }
+
+// maxSkew is by how much our clock may differ from that of a server before that
+// is reported (section 6.2), and counts.
+const maxSkew = time.Minute
 
 func (r *Reply) decode(v any) error {
 	err := json.Unmarshal(r.Body, v)
@@ -269,10 +278,19 @@ func Malformed(format string, args ...any) error {
 
 // About says in front of an error what it is about, and keeps its kind. An
 // error without a kind is ours: a signer that does not sign.
-func About(what string, err error) *token.Error {
-	e, ok := err.(*token.Error)
-	if !ok {
-		e = &token.Error{Kind: token.Misconfigured, Err: err}
+func About(what string, err error) *token.Error { return about(what, err, token.Misconfigured) }
+
+// fromOutside is About for the errors of what embedders provide: one without a
+// kind may be gone the next time.
+func fromOutside(what string, err error) *token.Error { return about(what, err, token.Unavailable) }
+
+func about(what string, err error, kind token.Kind) *token.Error {
+	told := &token.Error{Kind: kind, Err: fmt.Errorf("%s: %w", what, err)}
+	if e, ok := errors.AsType[*token.Error](err); ok {
+		told.Kind, told.RetryAfter, told.Text = e.Kind, e.RetryAfter, e.Text
+		if err == error(e) { // without the name of its kind
+			told.Err = fmt.Errorf("%s: %w", what, e.Err)
+		}
 	}
-	return &token.Error{Kind: e.Kind, RetryAfter: e.RetryAfter, Text: e.Text, Err: fmt.Errorf("%s: %w", what, e.Err)}
+	return told
 }
