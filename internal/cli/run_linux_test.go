@@ -69,9 +69,9 @@ func TestConcealed(t *testing.T) {
 		cmd := ourself(t, args...)
 		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
 		if os.Getuid() == 0 { // somebody else must own the process
-			program, err := os.ReadFile(cmd.Path)
-			cmd.Path = filepath.Join(dir, "gcemds")
-			if err := errors.Join(err, os.WriteFile(cmd.Path, program, 0o755), os.Chmod(dir, 0o777)); err != nil {
+			program, err := filepath.EvalSymlinks(cmd.Path)
+			cmd.Path = filepath.Join(dir, name)
+			if err := errors.Join(err, os.Link(program, cmd.Path), os.Chmod(dir, 0o777)); err != nil {
 				t.Fatal(err)
 			}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

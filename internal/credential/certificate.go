@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -53,7 +52,7 @@ func (c *External) certificate(s *certificateSource, env Env) (*certificate, err
 	case s.UseDefault:
 		config = cmp.Or(os.Getenv("GOOGLE_API_CERTIFICATE_CONFIG"), filepath.Join(gcloudFolder(), "certificate_config.json"))
 	}
-	data, err := readBounded(config, maxKeyFile)
+	data, err := issuer.ReadSecretFile(config, true, maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +193,7 @@ func (c *certificate) subject(context.Context) (string, error) {
 
 // readCertificates reads the certificates of a PEM file; there is one at least.
 func readCertificates(path string) ([]*x509.Certificate, error) {
-	data, err := readBounded(path, maxCertificates)
+	data, err := issuer.ReadSecretFile(path, true, maxCertificates)
 	if err != nil {
 		return nil, err
 	}
@@ -213,20 +212,6 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("%s: there is no certificate in PEM", path)
 	}
 	return certs, nil
-}
-
-// readBounded reads a file that is no secret.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s is longer than %d bytes", path, limit)
-	}
-	return data, err
 }
 
 // gcloudFolder is where gcloud keeps its files.

@@ -6,13 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/exchange"
+	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -104,14 +105,12 @@ func (e *executable) subject(ctx context.Context) (string, error) {
 // kept returns the token in the output file, or "" if there is none that is
 // good.
 func (e *executable) kept() (string, error) {
-	f, err := os.Open(e.output)
-	if err != nil {
+	data, err := issuer.ReadSecretFile(e.output, true, exchange.MaxSubject)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && len(bytes.TrimSpace(data)) == 0:
 		return "", nil
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, exchange.MaxSubject+1))
-	if err != nil || len(bytes.TrimSpace(data)) == 0 {
-		return "", nil
+	case err != nil:
+		return "", &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("its output file: %w", err)}
 	}
 	a, err := parseExecutable(data, true)
 	if err != nil {

@@ -57,14 +57,10 @@ func (c *External) validate() error {
 		faults = append(faults, errors.New("file is missing: the JSON file of gcloud iam workload-identity-pools create-cred-config"))
 	}
 	faults = append(faults, checkPermissions(c.Permissions))
-	if len(c.Executable) > 0 && c.Executable[0] == "" {
-		faults = append(faults, errors.New("executable begins with the name of a program"))
-	}
-	for _, name := range c.Env {
-		if name == "" || strings.ContainsAny(name, "=\x00") { // not shown: it may be NAME=secret
-			faults = append(faults, errors.New("env lists names of variables, without values"))
-			break
-		}
+	if len(c.Executable) > 0 {
+		faults = append(faults, program{argv: c.Executable, env: c.Env}.faults("the first word of executable")...)
+	} else {
+		faults = append(faults, checkEnv(c.Env))
 	}
 	return errors.Join(faults...)
 }

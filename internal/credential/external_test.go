@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -453,6 +454,22 @@ func TestExchangeFails(t *testing.T) {
 }
 
 // The token is read anew for each exchange.
+// TestSubjectOfEverybody: whoever may write the subject token says who we are.
+func TestSubjectOfEverybody(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such permissions")
+	}
+	path := filepath.Join(t.TempDir(), "token")
+	for mode, good := range map[os.FileMode]bool{0o600: true, 0o644: true, 0o666: false} {
+		if err := errors.Join(os.WriteFile(path, []byte("a.b.c"), 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := subjectFile(path, subjectFormat{})(t.Context()); (err == nil) != good {
+			t.Errorf("a subject token of mode %o: %v", mode, err)
+		}
+	}
+}
+
 func TestSubjectRotates(t *testing.T) {
 	google := newCloud(t).start()
 	path := textFile(t, "planted-1")
@@ -514,7 +531,9 @@ func TestExternalConfig(t *testing.T) {
 	}
 	for want, c := range map[string]External{
 		"file is missing":              {},
-		"begins with the name":         {File: "f", Executable: []string{""}},
+		"neither a whole path":         {File: "f", Executable: []string{""}},
+		"\"sub/prog\" is neither":      {File: "f", Executable: []string{"sub/prog"}},
+		"env lists names of":           {File: "f", Executable: []string{"prog"}, Env: []string{"A B"}},
 		"env lists names of variables": {File: "f", Env: []string{"A=planted"}},
 		"neither strict nor relaxed":   {File: "f", Permissions: "lax"},
 	} {

@@ -40,13 +40,16 @@ func (p program) faults(field string) []error {
 	if name := p.argv[0]; name == "" || !filepath.IsAbs(name) && filepath.Base(name) != name {
 		faults = append(faults, fmt.Errorf("%s: %q is neither a whole path nor the name of a program in PATH", field, name))
 	}
-	for _, name := range p.env {
+	return append(faults, checkEnv(p.env))
+}
+
+func checkEnv(names []string) error {
+	for _, name := range names {
 		if !variable.MatchString(name) { // not shown: it may be NAME=secret
-			faults = append(faults, errors.New("env lists names of variables, without values"))
-			break
+			return errors.New("env lists names of variables, without values")
 		}
 	}
-	return faults
+	return nil
 }
 
 // find makes the name of the program a path.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 
 	"github.com/gcemds/gcemds/internal/exchange"
+	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -49,7 +50,7 @@ func (f subjectFormat) token(data []byte) (string, error) {
 // subjectFile reads a token from a file, anew for each exchange.
 func subjectFile(path string, format subjectFormat) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
-		data, err := readBounded(path, exchange.MaxSubject)
+		data, err := issuer.ReadSecretFile(path, true, exchange.MaxSubject)
 		if err != nil {
 			return "", &token.Error{Kind: token.Unavailable, Err: err}
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/token"
@@ -15,14 +17,18 @@ import (
 func logTo(log *slog.Logger) func(journal.Entry) {
 	ctx := context.Background()
 	debug := log.Enabled(ctx, slog.LevelDebug)
+	again := repeats{}
 	return func(e journal.Entry) {
 		if e.Kind == journal.Request && e.Err == nil && !debug { // nearly all of them
 			return
 		}
-		level := slog.LevelInfo
+		level, untold := slog.LevelInfo, 0
 		switch {
 		case e.Kind == journal.Request && serious(e):
-			level = slog.LevelWarn
+			level = slog.LevelDebug
+			if n, tell := again.count(e.Instance+" "+e.Path+" "+e.Err.Error(), time.Now()); tell {
+				level, untold = slog.LevelWarn, n
+			}
 		case e.Kind == journal.Request:
 			level = slog.LevelDebug
 		case e.Kind == journal.Write:
@@ -58,11 +64,51 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 				attrs = append(attrs, slog.Time("expiry", g.Expiry))
 			}
 		}
+		if untold > 0 {
+			attrs = append(attrs, slog.Int("before", untold))
+		}
 		if e.Err != nil {
 			attrs = append(attrs, slog.String("error", e.Err.Error()))
 		}
 		log.LogAttrs(ctx, level, string(e.Kind), attrs...)
 	}
+}
+
+// repeats keeps what fails again and again, as fast as a program can ask, from
+// filling the log.
+type repeats struct {
+	mu   sync.Mutex
+	told map[string]*repeat
+}
+
+type repeat struct {
+	at     time.Time
+	untold int // since then
+}
+
+const (
+	repeatAfter = time.Minute
+	maxRepeats  = 1024 // with more nobody remembers any
+)
+
+// count reports whether to tell something, and how often it was not told since
+// it was.
+func (r *repeats) count(what string, now time.Time) (untold int, tell bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.told[what]
+	if last != nil && now.Sub(last.at) < repeatAfter {
+		last.untold++
+		return 0, false
+	}
+	if last != nil {
+		untold = last.untold
+	}
+	if r.told == nil || len(r.told) >= maxRepeats {
+		r.told = map[string]*repeat{}
+	}
+	r.told[what] = &repeat{at: now}
+	return untold, true
 }
 
 // serious reports whether a person should know why a request failed: it is the

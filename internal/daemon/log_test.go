@@ -3,9 +3,12 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/token"
@@ -40,4 +43,33 @@ func TestLogLevels(t *testing.T) {
 			t.Errorf("%s: the log says %q, want a line at %s with the cause", name, got, c.want)
 		}
 	}
+}
+
+// TestRepeated: what fails in a loop has a line a minute, with how often that
+// was; something else has its own.
+func TestRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		sink := logTo(slog.New(slog.NewTextHandler(&out, nil)))
+		fail := func(path, why string) {
+			sink(journal.Entry{Kind: journal.Request, Class: "token", Path: path, Status: 403, Err: &token.Error{Kind: token.Denied, Err: errors.New(why)}})
+		}
+		for range 1000 {
+			fail("/a", "no")
+		}
+		fail("/a", "clock")
+		fail("/b", "no")
+		if n := strings.Count(out.String(), "WARN"); n != 3 {
+			t.Errorf("1000 equal failures and two others have %d lines, want 3:\n%s", n, out.String())
+		}
+		out.Reset()
+		time.Sleep(time.Minute)
+		fail("/a", "no")
+		if !strings.Contains(out.String(), "before=999") {
+			t.Errorf("a minute later the line is %q, want how often it was not told", out.String())
+		}
+		for i := range 2 * maxRepeats {
+			fail(fmt.Sprint("/", i), "no")
+		}
+	})
 }

@@ -48,7 +48,7 @@ const (
 // that would carry an assertion elsewhere. The zero value works; a Client may
 // be used from many goroutines and must not be copied.
 type Client struct {
-	Transport http.RoundTripper // nil: TLS 1.2 or later, proxy from the environment
+	Transport http.RoundTripper // nil: TLS 1.2 or later, proxy from the environment. Where a certificate is shown, one that is no *http.Transport is not used
 	UserAgent string            // default "gcemds"
 	Log       *slog.Logger      // tries that failed, at debug; clocks that differ, as a warning; nil: silent
 

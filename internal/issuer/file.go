@@ -7,8 +7,8 @@ import (
 	"runtime"
 )
 
-// ReadSecretFile reads a file that holds a private key, at most limit bytes.
-// It refuses a file that the group or others have any access to; relaxed
+// ReadSecretFile reads a file that holds a key, or says who we are, of at most
+// limit bytes. It refuses a file that the group or others have any access to; relaxed
 // allows all but writing by others, since Kubernetes mounts secrets as 0644.
 // Windows has no such bits, there nothing is refused.
 func ReadSecretFile(path string, relaxed bool, limit int64) ([]byte, error) {
@@ -37,7 +37,7 @@ func ReadSecretFile(path string, relaxed bool, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s is longer than %d bytes, it is not a key file", path, limit)
+		return nil, fmt.Errorf("%s is longer than %d bytes", path, limit)
 	}
 	return data, nil
 }
