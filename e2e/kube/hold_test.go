@@ -33,7 +33,7 @@ func holdWorld() error {
 	fmt.Printf("world %s\n", w.pid)
 	for name, cmd := range map[string]string{
 		"kubectl": strings.Join(w.command(ctx, filepath.Join(bin, "kubectl"), "--kubeconfig="+w.file("admin.kubeconfig")).Args, " "),
-		"node-1":  strings.Join(w.command(ctx, "nsenter", "--net=/run/netns/node-1").Args, " "),
+		"node-1":  strings.Join(w.command(ctx, "nsenter", "--net=/run/netns/node-1", "--mount=/run/mounts/node-1").Args, " "),
 	} {
 		fmt.Printf("%s() { %s \"$@\"; }\n", name, cmd)
 	}

@@ -36,7 +36,6 @@ func (w *world) install(t *testing.T, users map[string][]string, more ...string)
 	h := &house{world: w, google: w.google(t, users)}
 	manifest := strings.NewReplacer(append([]string{
 		"ghcr.io/gcemds/gcemds:dev", gcemdsImage,
-		", mountPropagation: Bidirectional", "", // the world's mounts are its own, and shared with nobody
 		"projects/123456789012/locations/global/workloadIdentityPools/my-pool/providers/my-cluster", strings.TrimPrefix(provider, "//iam.googleapis.com/"),
 		"    gke:\n", fmt.Sprintf("    endpoints: {sts: %q, iamcredentials: %q}\n    gke:\n", h.google.url+"/v1/token", h.google.url),
 	}, more...)...).Replace(string(data))

@@ -31,7 +31,7 @@ type world struct {
 	nodes []*node
 }
 
-// A node is a kubelet, a containerd and a network of its own.
+// A node is a kubelet, a containerd, and a network and mounts of its own.
 type node struct {
 	name    string
 	address string
@@ -171,7 +171,7 @@ func (w *world) newNode(number int) *node {
 	n.place = func(ctx context.Context, name string, args ...string) *exec.Cmd {
 		// All that runs on the node is in its cgroup, where there is one for it.
 		join := fmt.Sprintf(`f=/sys/fs/cgroup/unified/%s/cgroup.procs; [ ! -e $f ] || echo 0 >$f; exec "$@"`, n.config["CGROUP"])
-		return w.command(ctx, "nsenter", slices.Concat([]string{"--net=/run/netns/" + n.name, "--", "sh", "-c", join, "sh", name}, args)...)
+		return w.command(ctx, "nsenter", slices.Concat([]string{"--net=/run/netns/" + n.name, "--mount=/run/mounts/" + n.name, "--", "sh", "-c", join, "sh", name}, args)...)
 	}
 	return n
 }
@@ -228,7 +228,7 @@ func (w *world) startKubelet(n *node) error {
 		return err
 	}
 	_, err := w.start(n.place, n.name+"-kubelet", filepath.Join(bin, "kubelet"), "--config="+w.file(n.name+"-kubelet.yaml"),
-		"--kubeconfig="+w.file(n.name+".kubeconfig"), "--root-dir="+n.state+"/kubelet", "--cert-dir="+n.state+"/pki",
+		"--kubeconfig="+w.file(n.name+".kubeconfig"), "--cert-dir="+n.state+"/pki",
 		"--hostname-override="+n.name, fmt.Sprintf("--node-ip=%s,fd00:30::%s", n.address, strings.TrimPrefix(n.address, "172.30.0.")))
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,7 +42,7 @@ var errProjected = errors.New("the projected token cannot be used")
 func (p projected) CreateToken(_ context.Context, sa ServiceAccount, pod Pod, audience string, _ time.Duration) (string, error) {
 	if !slices.Contains(pod.Volumes, p.Volume) {
 		return "", &token.Error{Kind: token.Denied, Err: fmt.Errorf("%w: the Pod %s has no volume %s", errProjected, pod, p.Volume), Text: fmt.Sprintf(
-			"The Pod %s has no volume %q with a token for Google. Add a projected volume of that name with a serviceAccountToken of the audience %s and the path %s.", pod, p.Volume, audience, p.Path)}
+			"The Pod %s has no volume %q with a token for Google. Add a projected volume of that name with a serviceAccountToken of the audience %s and the path %s, and mount it in a container.", pod, p.Volume, audience, p.Path)}
 	}
 	jwt, err := p.read(pod.UID)
 	if err == nil {
@@ -52,6 +53,38 @@ func (p projected) CreateToken(_ context.Context, sa ServiceAccount, pod Pod, au
 			"The token in the volume %q of the Pod %s cannot be used: %v.", p.Volume, pod, err)}
 	}
 	return jwt, nil
+}
+
+// A vouched is the source of a Pod of which the kubelet's token is asked for
+// first. Pods of an account share what is kept, but what one has shown is not
+// for another that has nothing, and what is wrong with its volume is not told to
+// others.
+type vouched struct {
+	token.Source
+	ask func(context.Context) error
+	ok  atomic.Bool // volumes of a Pod do not change
+}
+
+// vouched makes the source one, if tokens are of the kubelet.
+func (c *Cluster) vouched(t *tenant, id *identity, source token.Source) token.Source {
+	if c.config.Projected == nil {
+		return source
+	}
+	return &vouched{Source: source, ask: func(ctx context.Context) error {
+		_, err := c.api.CreateToken(ctx, id.account, *t.pod(), id.provider.ClusterAudience(c.config.ProjectID), id.clusterLife())
+		return err
+	}}
+}
+
+// Mint implements token.Source.
+func (s *vouched) Mint(ctx context.Context, req token.Request) (token.Token, error) {
+	if !s.ok.Load() {
+		if err := s.ask(ctx); err != nil {
+			return token.Token{}, err
+		}
+		s.ok.Store(true)
+	}
+	return s.Source.Mint(ctx, req)
 }
 
 // read returns the token of a Pod. No symbolic link leads out of the volume.
@@ -81,7 +114,7 @@ func (p projected) read(uid string) (string, error) {
 		}
 		return strings.TrimSpace(string(data)), nil
 	}
-	return "", errors.New("the kubelet has not mounted it")
+	return "", errors.New("the kubelet has not mounted it, as it does if a container of the Pod has it among its volumeMounts")
 }
 
 // checkProjected reports why a token is not the one that is wanted. Nobody

@@ -111,9 +111,19 @@ func TestHardened(t *testing.T) {
 		p, sa := pod("robot1", "robot", robot1), ksa("robot")
 		p.Volumes = []string{"gcemds"}
 		mount(t, dir, p.UID, "kubernetes.io~projected/gcemds", signed(sa, p, iamPrefix+testProvider, time.Hour))
-		w.know(p, pod("direct1", "default", direct1))
+		bad := pod("robot2", "robot", robot2)
+		bad.Volumes = p.Volumes
+		w.know(p, bad, pod("direct1", "default", direct1), pod("direct2", "robot", direct2))
 		time.Sleep(5 * time.Second)
-		w.good(t, robot1, token.Request{})
+		for range 2 { // a failure is that of its Pod, and so is what it shows
+			if _, err := w.mint(t, robot2, token.Request{}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "of the Pod ns/robot2 cannot be used: the kubelet has not mounted it") {
+				t.Errorf("a Pod whose volume is not mounted: %v, want 403 and that", err)
+			}
+			w.good(t, robot1, token.Request{})
+			if _, err := w.mint(t, direct2, token.Request{}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "The Pod ns/direct2 has no volume") {
+				t.Errorf("a Pod without the volume, of an account that has a token: %v, want 403 and how to add it", err)
+			}
+		}
 		if _, err := w.mint(t, direct1, token.Request{}); err == nil || err.Status() != 403 || !strings.Contains(err.Text, "projected volume") {
 			t.Errorf("a Pod without the volume: %v, want 403 and how to add it", err)
 		}

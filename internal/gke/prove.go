@@ -106,7 +106,7 @@ func (c *Cluster) try(ctx context.Context, x *index, patient bool) error {
 			break
 		}
 		_, view := c.federated(t, id)
-		_, err := view.Mint(ctx, token.Request{Scopes: scopesOf(id)})
+		_, err := c.vouched(t, id, view).Mint(ctx, token.Request{Scopes: scopesOf(id)})
 		if f, ok := errors.AsType[*exchange.Failure](err); ok && f.Code == "unauthorized_client" {
 			return nil // it works, but not for this account
 		}

@@ -46,14 +46,14 @@ func (i *identity) clusterLife() time.Duration {
 func (c *Cluster) source(t *tenant, id *identity) token.Source {
 	federated, view := c.federated(t, id)
 	if id.gsa == "" {
-		return direct{view, id}
+		return direct{c.vouched(t, id, view), id}
 	}
 	var source token.Source = &exchange.Impersonation{
 		Target: id.gsa, Via: view, UserProject: id.quota, Client: c.google.Client,
 		Address: c.google.account(id.gsa),
 	}
 	source = step{source, &c.counts.calls[callIAM], func(e *token.Error, req token.Request) { explainIAM(e, req, id) }}
-	return c.tokens.Source("gke "+strings.Join([]string{id.account.UID, federated, id.gsa, id.quota}, " "), c.bounded(t.account, source))
+	return c.vouched(t, id, c.tokens.Source("gke "+strings.Join([]string{id.account.UID, federated, id.gsa, id.quota}, " "), c.bounded(t.account, source)))
 }
 
 // federated returns the source of the principal's tokens, and the name that
