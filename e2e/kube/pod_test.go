@@ -17,15 +17,17 @@ type pod struct {
 	args    string // of the program, as items of a YAML list
 	machine bool   // it has the programs of this machine too, read-only: curl, those of libraries
 
+	volumes, mounts string // besides, as items of YAML lists
+
 	// More fields of its spec and of its container, as those of a YAML mapping
 	// in braces: nodeName: node-1, hostNetwork: true.
 	spec, container string
 }
 
 func (p pod) manifest() string {
-	volumes, mounts := "[]", "[]"
 	if p.machine {
-		volumes, mounts = machine()
+		volumes, mounts := machine()
+		p.volumes, p.mounts = strings.Join(append(volumes, p.volumes), ", "), strings.Join(append(mounts, p.mounts), ", ")
 	}
 	if p.account == "" {
 		p.account = "app"
@@ -39,28 +41,27 @@ spec: {
   terminationGracePeriodSeconds: 1,
   dnsPolicy: Default, # there is no DNS server
   hostAliases: [{ip: 169.254.169.254, hostnames: [metadata.google.internal, metadata]}],
-  containers: [{name: pod, image: %q, imagePullPolicy: Never, args: [%s], volumeMounts: %s, %s}],
-  volumes: %s, %s}
-`, p.name, p.account, podImageName, p.args, mounts, p.container, volumes, p.spec)
+  containers: [{name: pod, image: %q, imagePullPolicy: Never, args: [%s], volumeMounts: [%s], %s}],
+  volumes: [%s], %s}
+`, p.name, p.account, podImageName, p.args, p.mounts, p.container, p.volumes, p.spec)
 }
 
 // machine are the directories of this machine that its programs need, as
-// volumes and their mounts.
-func machine() (volumes, mounts string) {
+// items of volumes and of their mounts.
+func machine() (volumes, mounts []string) {
 	e2e, dist := directories()
 	java, err := filepath.Glob("/etc/java-*-openjdk")
 	if err != nil {
 		panic(err) // the pattern is right
 	}
-	var v, m []string
 	for i, path := range slices.Concat([]string{"/usr", "/etc/ssl", "/etc/alternatives", e2e, dist}, java) {
 		if _, err := os.Stat(path); err != nil {
 			continue // libraries says what is missing
 		}
-		v = append(v, fmt.Sprintf("{name: machine-%d, hostPath: {path: %q}}", i, path))
-		m = append(m, fmt.Sprintf("{name: machine-%d, mountPath: %q, readOnly: true}", i, path))
+		volumes = append(volumes, fmt.Sprintf("{name: machine-%d, hostPath: {path: %q}}", i, path))
+		mounts = append(mounts, fmt.Sprintf("{name: machine-%d, mountPath: %q, readOnly: true}", i, path))
 	}
-	return "[" + strings.Join(v, ", ") + "]", "[" + strings.Join(m, ", ") + "]"
+	return volumes, mounts
 }
 
 // directories are this one's parent and where e2e/run puts what it installs.

@@ -28,17 +28,23 @@ const actsAs = "robot@my-project.iam.gserviceaccount.com"
 // when each node has a server that is ready. more changes the manifests.
 func (w *world) install(t *testing.T, users map[string][]string, more ...string) *house {
 	t.Helper()
-	w.loadGcemds(t)
 	data, err := os.ReadFile("../../deploy/kubernetes/pod-identity.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w.house(t, users, string(data), more...)
+}
+
+// house installs manifests of the chart.
+func (w *world) house(t *testing.T, users map[string][]string, manifest string, more ...string) *house {
+	t.Helper()
+	w.loadGcemds(t)
 	h := &house{world: w, google: w.google(t, users)}
-	manifest := strings.NewReplacer(append([]string{
+	manifest = strings.NewReplacer(append([]string{
 		"ghcr.io/gcemds/gcemds:dev", gcemdsImage,
 		"projects/123456789012/locations/global/workloadIdentityPools/my-pool/providers/my-cluster", strings.TrimPrefix(provider, "//iam.googleapis.com/"),
 		"    gke:\n", fmt.Sprintf("    endpoints: {sts: %q, iamcredentials: %q}\n    gke:\n", h.google.url+"/v1/token", h.google.url),
-	}, more...)...).Replace(string(data))
+	}, more...)...).Replace(manifest)
 	w.apply(t, "gcemds-system", manifest)
 	ctx := context.WithoutCancel(t.Context())
 	t.Cleanup(func() {
@@ -86,6 +92,13 @@ func (h *house) ask(t *testing.T, namespace, pod, path string, more ...string) (
 	return strings.TrimSpace(out[i+1:]), strings.TrimSpace(out[:max(i, 0)])
 }
 
+// owner is whose the token in the body of an answer is, according to Google.
+func (h *house) owner(t *testing.T, body string) string {
+	t.Helper()
+	value, _, _ := strings.Cut(strings.TrimPrefix(body, `{"access_token":"`), `"`)
+	return h.google.whose(t, value)
+}
+
 // TestShipped: gcemds as it is shipped gives unmodified clients in Pods the
 // identity of their own service account.
 func TestShipped(t *testing.T) {
@@ -105,8 +118,7 @@ func TestShipped(t *testing.T) {
 		if status != "200" {
 			t.Fatalf("token: %s %s", status, body)
 		}
-		value, _, _ := strings.Cut(strings.TrimPrefix(body, `{"access_token":"`), `"`)
-		if got, want := h.google.whose(t, value), principal(namespace+"/app"); got != want {
+		if got, want := h.owner(t, body), principal(namespace+"/app"); got != want {
 			t.Errorf("the token is of %s, want %s", got, want)
 		}
 		if _, email := h.ask(t, namespace, "app", "instance/service-accounts/default/email"); email != "my-project.svc.id.goog" {
