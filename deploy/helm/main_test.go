@@ -92,7 +92,7 @@ var cases = []struct {
 	name, values string
 	setup        string   // arguments of the set-up; "": there is none
 	capabilities []string // of the server; who has any is root
-	listen       string
+	listen       string   // of the file; "": each node says it itself
 	has, lacks   []string // words of the manifest
 }{
 	{"default", "", "intercept install --mode=auto --to=169.254.169.252:16988", nil, "169.254.169.252:16988",
@@ -102,6 +102,15 @@ var cases = []struct {
 		[]string{"add: [NET_ADMIN]"}, []string{"privileged", "hostPath"}},
 	{"the port of GKE", "intercept: {mode: nftables, port: 988}", "intercept install --mode=nftables --to=169.254.169.252:988", []string{"NET_BIND_SERVICE"}, "169.254.169.252:988", nil, []string{"privileged"}},
 	{"ebpf", "intercept: {mode: ebpf}", "intercept install --mode=ebpf --to=169.254.169.252:16988", nil, "169.254.169.252:16988", []string{"path: /sys/fs/bpf", "path: /sys/fs/cgroup"}, nil},
+	{"ebpf for all", "{gke: {attest: all}, intercept: {mode: ebpf}}", "intercept install --mode=ebpf --to=169.254.169.252:16988", []string{"DAC_READ_SEARCH", "BPF"}, "169.254.169.252:16988",
+		[]string{"{name: bpf, mountPath: /sys/fs/bpf, readOnly: true}"}, []string{"hostPID"}},
+	{"at the address of the node", "{intercept: {mode: ebpf, nodeAddress: true}, networkPolicy: {namespaces: [a]}}", "intercept install --mode=ebpf --to=$(NODE_IP):16988", nil, "",
+		[]string{"{name: GCEMDS_LISTEN, value: \"$(NODE_IP):16988\"}", "GCEMDS_ALLOW_REMOTE, value: \"true\"", "GCEMDS_REUSE_PORT, value: \"true\"", "fieldPath: status.hostIP", "- ports: [{protocol: TCP, port: 16988}]"}, []string{"169.254.169.252", "listen:"}},
+	{"at the address of the node with GKE's port", "intercept: {mode: nftables, nodeAddress: true, port: 988}", "intercept install --mode=nftables --to=$(NODE_IP):988", []string{"NET_BIND_SERVICE"}, "", nil, nil},
+	{"loopback has one address", "intercept: {mode: loopback, nodeAddress: true}", "intercept install --mode=loopback", []string{"NET_BIND_SERVICE"}, "169.254.169.254:80", nil, []string{"NODE_IP"}},
+	{"cgroups of version 1", "{gke: {attest: host}, hostPID: true, intercept: {mode: nftables}}", "intercept install --mode=nftables --to=169.254.169.252:16988", []string{"DAC_READ_SEARCH", "SYS_PTRACE"}, "169.254.169.252:16988",
+		[]string{"hostPID: true"}, nil},
+	{"nobody attests", "{hostPID: true, intercept: {mode: nftables}}", "intercept install --mode=nftables --to=169.254.169.252:16988", nil, "169.254.169.252:16988", nil, []string{"hostPID"}},
 	{"loopback", "intercept: {mode: loopback}", "intercept install --mode=loopback", []string{"NET_BIND_SERVICE"}, "169.254.169.254:80", []string{"add: [NET_ADMIN]"}, []string{"privileged"}},
 	{"environment", "intercept: {mode: environment}", "", nil, ":16988", nil, []string{"initContainers", "NET_ADMIN", "hostPath"}},
 	{"on the way out", "intercept: {mode: nftables, remove: true}", "intercept remove", nil, "127.0.0.1:0", []string{"add: [NET_ADMIN]"}, []string{"--mode"}},
@@ -159,7 +168,6 @@ func TestValues(t *testing.T) {
 			d := one(t, all, "DaemonSet")
 			const pod = "spec.template.spec."
 			d.want(t, pod+"hostNetwork", true)
-			d.want(t, pod+"hostPID", nil)
 			d.want(t, pod+"automountServiceAccountToken", false)
 			d.want(t, pod+"enableServiceLinks", false)
 			d.want(t, pod+"securityContext.seccompProfile.type", "RuntimeDefault")
@@ -264,7 +272,7 @@ func configured(t *testing.T, text, listen string) {
 	if err := yaml.Load([]byte(text), &c, yaml.WithKnownFields()); err != nil {
 		t.Fatalf("the configuration cannot be read: %v\n%s", err, text)
 	}
-	if c.GKE.ProjectID != "my-project" || c.Listen.Main.TCP != listen || !c.Listen.Main.ReusePort || !c.Listen.Main.AllowRemote || c.Log.Format != "json" {
+	if c.GKE.ProjectID != "my-project" || c.Listen.Main.TCP != listen || c.Listen.Main.ReusePort != (listen != "") || c.Listen.Main.AllowRemote != (listen != "") || c.Log.Format != "json" {
 		t.Errorf("the configuration is\n%swant project my-project, a listener at %s that others may reach and share, and a log in JSON", text, listen)
 	}
 	if c.Admin.Socket != "/run/gcemds/admin.sock" || c.Admin.ReusePort != (c.Admin.HTTP != "") {

@@ -33,6 +33,8 @@ var Settings = []Setting{
 		Help: "where workloads connect: HOST:PORT, unix:PATH or fd:NAME; replaces the listeners of the file", apply: listen},
 	{Name: "allow-remote", Env: "GCEMDS_ALLOW_REMOTE",
 		Help: "let listeners be reached from other machines; whoever reaches them gets tokens", apply: each("listen", "allow_remote")},
+	{Name: "reuse-port", Env: "GCEMDS_REUSE_PORT",
+		Help: "let another gcemds of this user listen at the same ports, so that one can take over from the other with no gap", apply: each("listen", "reuse_port")},
 	{Name: "intercept", Env: "GCEMDS_INTERCEPT", Value: "MODE", Default: "none", Alone: "auto",
 		Help: "lead programs that ask 169.254.169.254 here: auto, nftables, loopback, ebpf, environment or none; takes root", apply: at("intercept")},
 	{Name: "hosts", Env: "GCEMDS_HOSTS", Value: "NAME,...", Many: true, Help: "further Host names that workloads may use", apply: hosts},

@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Where the server listens. */ -}}
+{{- /* Where the server listens. The address of a node is in the variable NODE_IP. */ -}}
 {{- define "gcemds.address" -}}
 {{- with .Values.intercept -}}
 {{- if .remove -}}
@@ -52,6 +52,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 169.254.169.254:80
 {{- else if eq .mode "environment" -}}
 :{{ .port }}
+{{- else if .nodeAddress -}}
+$(NODE_IP):{{ .port }}
 {{- else -}}
 169.254.169.252:{{ .port }}
 {{- end -}}
@@ -65,7 +67,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $port := splitList ":" (include "gcemds.address" .) | last | int -}}
 {{- if and (gt $port 0) (lt $port 1024) -}}{{- $list = append $list "NET_BIND_SERVICE" -}}{{- end -}}
 {{- if or (include "gcemds.attests" .) (include "gcemds.hardened" .) -}}{{- $list = append $list "DAC_READ_SEARCH" -}}{{- end -}}
+{{- if include "gcemds.callers" . -}}{{- $list = append $list "BPF" -}}{{- end -}}
+{{- if include "gcemds.processes" . -}}{{- $list = append $list "SYS_PTRACE" -}}{{- end -}}
 {{- toJson $list -}}
+{{- end -}}
+
+{{- /* Whether NODE_IP has to be known. */ -}}
+{{- define "gcemds.atnode" -}}
+{{- if hasPrefix "$" (include "gcemds.address" .) -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Whether eBPF may be installed. */ -}}
+{{- define "gcemds.kernel" -}}
+{{- if has .Values.intercept.mode (list "auto" "ebpf") -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Whether the server reads what eBPF notes. Callers of the host's network the kernel knows without it. */ -}}
+{{- define "gcemds.callers" -}}
+{{- if and (include "gcemds.kernel" .) (eq .Values.gke.attest "all") (not .Values.intercept.remove) -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Whether the server looks at the processes of the node. */ -}}
+{{- define "gcemds.processes" -}}
+{{- if and .Values.hostPID (include "gcemds.attests" .) -}}yes{{- end -}}
 {{- end -}}
 
 {{- define "gcemds.attests" -}}
@@ -103,6 +127,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.metrics.listen -}}
 {{- $admin = merge $admin (dict "http" .Values.metrics.listen "reuse_port" true) -}}
 {{- end -}}
+{{- if not (include "gcemds.atnode" .) -}}
 {{- $listen := dict "tcp" (include "gcemds.address" .) "allow_remote" true "reuse_port" true -}}
-{{- toYaml (merge (dict "gke" .Values.gke "admin" $admin "listen" (dict "main" $listen)) $config) -}}
+{{- $config = merge (dict "listen" (dict "main" $listen)) $config -}}
+{{- end -}}
+{{- toYaml (merge (dict "gke" .Values.gke "admin" $admin) $config) -}}
 {{- end -}}
