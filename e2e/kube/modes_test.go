@@ -82,6 +82,7 @@ func TestHardened(t *testing.T) {
 			t.Errorf("ID token: %s %s", status, body)
 		}
 	})
+	h.reached(t, namespace, "app", principal(namespace+"/app"))
 	for _, bad := range []struct{ name, pod, says string }{
 		{"without the volume", "without", `has no volume "gcemds" with a token for Google. Add a projected volume of that name with a serviceAccountToken of the audience ` + provider + ` and the path token, and mount it in a container.`},
 		{"of another audience", "other", "its audience is not " + provider},
@@ -97,4 +98,75 @@ func TestHardened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// reached checks that a Pod gets its token at the address, by a socket of IPv4
+// and by one of IPv6, and at more addresses, each by a connection of its own.
+func (h *house) reached(t *testing.T, namespace, pod, who string, more ...string) {
+	for _, address := range append([]string{"169.254.169.254", "[::ffff:169.254.169.254]"}, more...) {
+		t.Run(pod+" at "+address, func(t *testing.T) {
+			status, body := h.ask(t, namespace, pod, "instance/service-accounts/default/token?scopes=https://www.googleapis.com/auth/userinfo.email", "--connect-to", "::"+address+":80")
+			if status != "200" {
+				t.Fatalf("token: %s %s", status, body)
+			}
+			if got := h.owner(t, body); got != who {
+				t.Errorf("the token is of %s, want %s", got, who)
+			}
+		})
+	}
+}
+
+// metadata6 is Google's address for machines without IPv4.
+const metadata6 = "[fd20:ce::254]"
+
+// TestEBPF: the kernel leads the connections of Pods to the server, whatever
+// their network, and notes whose they are; the server believes nothing else.
+func TestEBPF(t *testing.T) {
+	w := sharedWorld(t)
+	namespace := w.namespace(t)
+	users := map[string][]string{actsAs: {namespace + "/robot"}}
+	h := w.house(t, users, chart(t, `{gke: {`+whichCluster+`, attest: all}, intercept: {mode: ebpf, ipv6: true}}`))
+	h.accounts(t, namespace)
+	w.run(t, namespace,
+		pod{name: "app", machine: true, spec: "nodeName: node-1"},
+		pod{name: "far", account: "robot", machine: true, spec: "nodeName: node-2"},
+		pod{name: "host", account: "robot", machine: true, spec: "nodeName: node-1, hostNetwork: true"},
+	)
+	all := func(t *testing.T) {
+		h.reached(t, namespace, "app", principal(namespace+"/app"), metadata6)
+		h.reached(t, namespace, "far", actsAs, metadata6)
+		h.reached(t, namespace, "host", actsAs, metadata6)
+	}
+	all(t)
+	t.Run("known by the kernel", func(t *testing.T) {
+		for _, n := range w.nodes {
+			metrics := n.run(t, "curl", "-sS", "http://127.0.0.1:16989/metrics")
+			const by = `gcemds_gke_connections_identified_total{by=`
+			if strings.Contains(metrics, by+`"kernel"} 0`) || !strings.Contains(metrics, by+`"kernel"} `) || !strings.Contains(metrics, by+`"address"} 0`) {
+				_, metrics, _ = strings.Cut(metrics, by)
+				t.Errorf("on %s callers are known otherwise than by the kernel: %.200s", n.name, metrics)
+			}
+		}
+	})
+	t.Run("of no Pod", func(t *testing.T) {
+		n := w.nodes[0]
+		if out, err := output(n.place(context.WithoutCancel(t.Context()), "curl", "-sS", "--max-time", "5", tokenURL)); err == nil {
+			t.Errorf("a program of the node is led to the server: %s", out)
+		}
+		out := n.run(t, "curl", "-sS", "--max-time", "5", "-w", "\n%{http_code}", "-H", "Metadata-Flavor: Google", strings.Replace(tokenURL, "169.254.169.254", "169.254.169.252:16988", 1))
+		if !strings.HasSuffix(out, "\n403") {
+			t.Errorf("a program of the node asks the server itself: %s, want 403", out)
+		}
+	})
+	t.Run("at the address of the node", func(t *testing.T) {
+		h = w.house(t, users, chart(t, `{gke: {`+whichCluster+`, attest: all}, intercept: {mode: ebpf, ipv6: true, nodeAddress: true}}`))
+		all(t)
+		w.kubectl(t, "--namespace=gcemds-system", "delete", "daemonset", "gcemds", "--wait=true", "--timeout=60s", "--cascade=foreground")
+		for _, pod := range []string{"app", "far", "host"} {
+			out, err := w.try(context.WithoutCancel(t.Context()), "", "--namespace="+namespace, "exec", pod, "--", "curl", "-sS", "--max-time", "5", tokenURL)
+			if err == nil || !strings.Contains(err.Error()+out, "Failed to connect") {
+				t.Errorf("without the server the Pod %s gets %q, %v; want that its connection is refused", pod, out, err)
+			}
+		}
+	})
 }
