@@ -98,7 +98,7 @@ var cases = []struct {
 	{"default", "", "intercept install --mode=auto --to=169.254.169.252:16988", nil, "169.254.169.252:16988",
 		[]string{"privileged: true", "path: /sys/fs/bpf", "serviceaccounts/token", "kind: ValidatingAdmissionPolicy", "maxSurge: 1", "image: ghcr.io/gcemds/gcemds:dev"},
 		[]string{"nodes.gcemds", "events", "NetworkPolicy", "PodMonitor", "coredns", "hostPID", "patch", "gke-metadata-server-enabled"}},
-	{"nftables", "intercept: {mode: nftables, hostNetwork: true, ipv6: true}", "intercept install --mode=nftables --to=169.254.169.252:16988 --host-network --ipv6", nil, "169.254.169.252:16988",
+	{"nftables", "intercept: {mode: nftables, hostNetwork: true, ipv6: true}", "intercept install --mode=nftables --to=169.254.169.252:16988 --host-network --ipv6", nil, "169.254.169.252:16988 [fd20:ce::252]:16988",
 		[]string{"add: [NET_ADMIN]"}, []string{"privileged", "hostPath"}},
 	{"the port of GKE", "intercept: {mode: nftables, port: 988}", "intercept install --mode=nftables --to=169.254.169.252:988", []string{"NET_BIND_SERVICE"}, "169.254.169.252:988", nil, []string{"privileged"}},
 	{"ebpf", "intercept: {mode: ebpf}", "intercept install --mode=ebpf --to=169.254.169.252:16988", nil, "169.254.169.252:16988", []string{"path: /sys/fs/bpf", "path: /sys/fs/cgroup"}, nil},
@@ -107,6 +107,8 @@ var cases = []struct {
 	{"at the address of the node", "{intercept: {mode: ebpf, nodeAddress: true}, networkPolicy: {namespaces: [a]}}", "intercept install --mode=ebpf --to=$(NODE_IP):16988", nil, "",
 		[]string{"{name: GCEMDS_LISTEN, value: \"$(NODE_IP):16988\"}", "GCEMDS_ALLOW_REMOTE, value: \"true\"", "GCEMDS_REUSE_PORT, value: \"true\"", "fieldPath: status.hostIP", "- ports: [{protocol: TCP, port: 16988}]"}, []string{"169.254.169.252", "listen:"}},
 	{"at the address of the node with GKE's port", "intercept: {mode: nftables, nodeAddress: true, port: 988}", "intercept install --mode=nftables --to=$(NODE_IP):988", []string{"NET_BIND_SERVICE"}, "", nil, nil},
+	{"loopback and IPv6", "intercept: {mode: loopback, ipv6: true}", "intercept install --mode=loopback --ipv6", []string{"NET_BIND_SERVICE"}, "169.254.169.254:80 [fd20:ce::254]:80", nil, nil},
+	{"ebpf leads IPv6 to IPv4", "intercept: {mode: ebpf, ipv6: true}", "intercept install --mode=ebpf --to=169.254.169.252:16988 --ipv6", nil, "169.254.169.252:16988", nil, nil},
 	{"loopback has one address", "intercept: {mode: loopback, nodeAddress: true}", "intercept install --mode=loopback", []string{"NET_BIND_SERVICE"}, "169.254.169.254:80", nil, []string{"NODE_IP"}},
 	{"cgroups of version 1", "{gke: {attest: host}, hostPID: true, intercept: {mode: nftables}}", "intercept install --mode=nftables --to=169.254.169.252:16988", []string{"DAC_READ_SEARCH", "SYS_PTRACE"}, "169.254.169.252:16988",
 		[]string{"hostPID: true"}, nil},
@@ -261,19 +263,26 @@ func configured(t *testing.T, text, listen string) {
 			ReusePort    bool `yaml:"reuse_port"`
 		}
 		GKE    gke.Config `yaml:"gke"`
-		Listen struct {
-			Main struct {
-				TCP         string
-				AllowRemote bool `yaml:"allow_remote"`
-				ReusePort   bool `yaml:"reuse_port"`
-			}
+		Listen map[string]struct {
+			TCP         string
+			AllowRemote bool `yaml:"allow_remote"`
+			ReusePort   bool `yaml:"reuse_port"`
+			Optional    bool
 		}
 	}
 	if err := yaml.Load([]byte(text), &c, yaml.WithKnownFields()); err != nil {
 		t.Fatalf("the configuration cannot be read: %v\n%s", err, text)
 	}
-	if c.GKE.ProjectID != "my-project" || c.Listen.Main.TCP != listen || c.Listen.Main.ReusePort != (listen != "") || c.Listen.Main.AllowRemote != (listen != "") || c.Log.Format != "json" {
-		t.Errorf("the configuration is\n%swant project my-project, a listener at %s that others may reach and share, and a log in JSON", text, listen)
+	var at []string
+	for _, name := range slices.Sorted(maps.Keys(c.Listen)) {
+		l := c.Listen[name]
+		at = append([]string{l.TCP}, at...) // main first
+		if !l.ReusePort || !l.AllowRemote || l.Optional != (name == "ipv6") {
+			t.Errorf("the listener %s is %+v, want that others may reach and share it, and that a node can do without if it is of IPv6", name, l)
+		}
+	}
+	if got := strings.Join(at, " "); c.GKE.ProjectID != "my-project" || got != listen || c.Log.Format != "json" {
+		t.Errorf("the configuration is\n%swant project my-project, listeners at %s, and a log in JSON", text, listen)
 	}
 	if c.Admin.Socket != "/run/gcemds/admin.sock" || c.Admin.ReusePort != (c.Admin.HTTP != "") {
 		t.Errorf("admin is %+v, want a socket where the probes ask, and a port that others may share", c.Admin)

@@ -299,6 +299,9 @@ func (d *decoder) listener(path string, l *Listener, taken map[string]string) {
 	if l.ReusePort && l.TCP == "" {
 		d.at(path+".reuse_port", "is for tcp only")
 	}
+	if l.Optional && l.TCP == "" {
+		d.at(path+".optional", "is for tcp only")
+	}
 	if t := l.TLS; t != nil && (t.CA == "") != (t.CAKey == "") {
 		d.at(path+".tls", "ca and ca_key belong together; give both, or none to have them made in dir")
 	} else if t != nil && t.CA == "" && t.Dir == "" {

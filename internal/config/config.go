@@ -115,6 +115,7 @@ type Listener struct {
 	FD          string      `yaml:"fd" is:"name"` // name of a socket that systemd passes on (LISTEN_FDNAMES)
 	AllowRemote bool        `yaml:"allow_remote"`
 	ReusePort   bool        `yaml:"reuse_port"` // others of this user may listen at TCP too
+	Optional    bool        `yaml:"optional"`   // left out on a machine that does not have the address
 	TLS         *TLS        `yaml:"tls"`
 }
 

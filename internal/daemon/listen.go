@@ -61,8 +61,13 @@ func (d *Daemon) listen(c *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("sockets of systemd: %w", err)
 	}
-	for _, lc := range c.Listen {
+	for i, lc := range c.Listen {
 		l, err := d.workloadListener(lc, passed)
+		last := i == len(c.Listen)-1 // somebody has to be served
+		if lc.Optional && errors.Is(err, errNotHere) && (!last || len(d.listeners) > 0) {
+			d.log.Warn("a listener is left out", "listener", lc.Name, "error", err)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("listen.%s: %w", lc.Name, err)
 		}

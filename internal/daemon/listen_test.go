@@ -79,6 +79,7 @@ func TestRefused(t *testing.T) {
 		"port in use":     {"listen: {main: {tcp: '" + taken.Addr().String() + "'}}", "listen.main: cannot listen on " + taken.Addr().String() + ": the port is in use; stop who has it, or choose another with --listen"},
 		"other machines":  {"listen: {main: {tcp: '0.0.0.0:0'}}", "mds.yaml:2: listen.main.tcp: 0.0.0.0:0 can be reached from other machines, and whoever reaches it gets tokens; if you want that, say allow_remote: true"},
 		"strange address": {"listen: {main: {tcp: '192.0.2.1:0', allow_remote: true}}", "listen.main: cannot listen on 192.0.2.1:0: this machine does not have that address"},
+		"none is here":    {"listen: {main: {tcp: '192.0.2.1:0', allow_remote: true, optional: true}}", "listen.main: cannot listen on 192.0.2.1:0: this machine does not have that address"},
 		"second listener": {"listen: {main: {tcp: '127.0.0.1:0'}, two: {tcp: '" + taken.Addr().String() + "'}}", "listen.two: cannot listen on "},
 		"admin.http":      {"admin: {socket: DIR/a.sock, http: '" + taken.Addr().String() + "'}", "admin.http: cannot listen on "},
 		"issuer":          {"issuer: {listen: '" + taken.Addr().String() + "'}", "issuer.listen: cannot listen on "},
@@ -152,6 +153,16 @@ func TestOtherMachines(t *testing.T) {
 	}
 	if status, body := fetch(t, w.http, "http://127.0.0.1:"+port+"/computeMetadata/v1/instance/name"); status != http.StatusOK {
 		t.Errorf("a listener on all addresses answers %d %s", status, body)
+	}
+}
+
+// TestOptional: an address that the machine does not have is no reason not to
+// serve the others.
+func TestOptional(t *testing.T) {
+	t.Parallel()
+	w := start(t, "listen: {away: {tcp: '192.0.2.1:0', allow_remote: true, optional: true}, main: {tcp: '127.0.0.1:0'}, ipv6: {tcp: '[2001:db8::1]:0', allow_remote: true, optional: true}}")
+	if name := w.value("instance/name"); name != "demo-instance" {
+		t.Errorf("the listener that is here says %q", name)
 	}
 }
 

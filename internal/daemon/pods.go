@@ -52,6 +52,8 @@ func (d *Daemon) peers(c *config.Config) {
 	a := &attest.Attestor{Dialled: googles}
 	if callers, err := intercept.OpenCallers(); err == nil {
 		a.Callers = callers // it lasts as long as the process
+	} else if c.GKE.Attest == gke.AttestAll {
+		d.log.Warn("the kernel cannot say which Pods callers are that have a network of their own: they will get 403", "error", err)
 	} else {
 		d.log.Debug("callers are not noted when they connect", "reason", err)
 	}

@@ -57,6 +57,10 @@ const (
 	next   = 1
 )
 
+// errNotHere: the address is of another machine, or of a family that this one
+// does not have.
+var errNotHere = errors.New("this machine does not have that address")
+
 // listenTCP explains the errors that people make. A port that is shared may be
 // listened on by others too, if they are of the same user and share it: the
 // oldest gets all connections until it leaves. So a daemon can take over from
@@ -81,8 +85,8 @@ func listenTCP(addr string, shared bool) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: the port is in use; stop who has it, or choose another with --listen (port 0 picks a free one)", addr)
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", addr)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("cannot listen on %s: this machine does not have that address", addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT):
+		return nil, fmt.Errorf("cannot listen on %s: %w", addr, errNotHere)
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 }

@@ -72,6 +72,17 @@ $(NODE_IP):{{ .port }}
 {{- toJson $list -}}
 {{- end -}}
 
+{{- /* Where else: at the address that fd20:ce::254 leads to, or "". */ -}}
+{{- define "gcemds.address6" -}}
+{{- with .Values.intercept -}}
+{{- if and .ipv6 (not .remove) (eq .mode "loopback") -}}
+[fd20:ce::254]:80
+{{- else if and .ipv6 (not .remove) (not .nodeAddress) (has .mode (list "auto" "nftables")) -}}
+[fd20:ce::252]:{{ .port }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Whether NODE_IP has to be known. */ -}}
 {{- define "gcemds.atnode" -}}
 {{- if hasPrefix "$" (include "gcemds.address" .) -}}yes{{- end -}}
@@ -129,7 +140,11 @@ $(NODE_IP):{{ .port }}
 {{- end -}}
 {{- if not (include "gcemds.atnode" .) -}}
 {{- $listen := dict "tcp" (include "gcemds.address" .) "allow_remote" true "reuse_port" true -}}
-{{- $config = merge (dict "listen" (dict "main" $listen)) $config -}}
+{{- $all := dict "main" $listen -}}
+{{- with include "gcemds.address6" . -}}
+{{- $all = merge $all (dict "ipv6" (merge (dict "tcp" . "optional" true) $listen)) -}}
+{{- end -}}
+{{- $config = merge (dict "listen" $all) $config -}}
 {{- end -}}
 {{- toYaml (merge (dict "gke" .Values.gke "admin" $admin) $config) -}}
 {{- end -}}
