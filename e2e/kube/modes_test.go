@@ -38,7 +38,11 @@ const whichCluster = `project_id: my-project, provider: {workload_identity: proj
 func TestHardened(t *testing.T) {
 	w := sharedWorld(t)
 	namespace := w.namespace(t)
-	h := w.house(t, map[string][]string{actsAs: {namespace + "/robot"}}, chart(t, `{gke: {`+whichCluster+`, projected: {}}, intercept: {mode: nftables}}`))
+	without := w.nodes[1] // IPv6, where one needs it
+	without.run(t, "sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
+	ctx := context.WithoutCancel(t.Context())
+	t.Cleanup(func() { output(without.place(ctx, "sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=0")) })
+	h := w.house(t, map[string][]string{actsAs: {namespace + "/robot"}}, chart(t, `{gke: {`+whichCluster+`, projected: {}}, intercept: {mode: nftables, ipv6: true}}`))
 	h.accounts(t, namespace)
 	volume := func(audience string) string {
 		return `{name: gcemds, projected: {sources: [{serviceAccountToken: {path: token, audience: "` + audience + `", expirationSeconds: 3600}}]}}`
@@ -82,7 +86,11 @@ func TestHardened(t *testing.T) {
 			t.Errorf("ID token: %s %s", status, body)
 		}
 	})
-	h.reached(t, namespace, "app", principal(namespace+"/app"))
+	h.reached(t, namespace, "app", principal(namespace+"/app"), metadata6)
+	h.reached(t, namespace, "robot", actsAs)
+	if has := without.run(t, "ip", "-6", "address", "show", "dev", "lo"); strings.Contains(has, "fd20") {
+		t.Errorf("the node has IPv6 on lo, and shows nothing of one that has not: %s", has)
+	}
 	for _, bad := range []struct{ name, pod, says string }{
 		{"without the volume", "without", `has no volume "gcemds" with a token for Google. Add a projected volume of that name with a serviceAccountToken of the audience ` + provider + ` and the path token, and mount it in a container.`},
 		{"of another audience", "other", "its audience is not " + provider},
@@ -140,7 +148,7 @@ func TestEBPF(t *testing.T) {
 	all(t)
 	t.Run("known by the kernel", func(t *testing.T) {
 		for _, n := range w.nodes {
-			metrics := n.run(t, "curl", "-sS", "http://127.0.0.1:16989/metrics")
+			metrics := n.run(t, "curl", "-sS", "--max-time", "5", "http://127.0.0.1:16989/metrics")
 			const by = `gcemds_gke_connections_identified_total{by=`
 			if strings.Contains(metrics, by+`"kernel"} 0`) || !strings.Contains(metrics, by+`"kernel"} `) || !strings.Contains(metrics, by+`"address"} 0`) {
 				_, metrics, _ = strings.Cut(metrics, by)
@@ -159,8 +167,19 @@ func TestEBPF(t *testing.T) {
 		}
 	})
 	t.Run("at the address of the node", func(t *testing.T) {
-		h = w.house(t, users, chart(t, `{gke: {`+whichCluster+`, attest: all}, intercept: {mode: ebpf, ipv6: true, nodeAddress: true}}`))
+		h = w.house(t, users, chart(t, `{gke: {`+whichCluster+`, attest: all}, hostPID: true, intercept: {mode: ebpf, ipv6: true, nodeAddress: true}}`))
 		all(t)
+		t.Run("in cgroups of version 1 alone", func(t *testing.T) {
+			n, group := w.nodes[0], "/sys/fs/cgroup/memory/"+w.group+"/node-1/kubepods/besteffort/pod"+h.field(t, namespace, "pod/host", ".metadata.uid")
+			if _, err := os.Stat(group); err != nil {
+				t.Skip("this machine has cgroups of version 2 only")
+			}
+			body := n.run(t, "sh", "-c", `echo 0 >"$1"/cgroup.procs && shift && exec "$@"`, "sh", group,
+				"curl", "-sS", "--max-time", "20", "-H", "Metadata-Flavor: Google", "--connect-to", "::"+n.address+":16988", tokenURL+"?scopes=https://www.googleapis.com/auth/userinfo.email")
+			if got := h.owner(t, body); got != actsAs {
+				t.Errorf("a process with the cgroup of a Pod gets %.100s of %s, want %s", body, got, actsAs)
+			}
+		})
 		w.kubectl(t, "--namespace=gcemds-system", "delete", "daemonset", "gcemds", "--wait=true", "--timeout=60s", "--cascade=foreground")
 		for _, pod := range []string{"app", "far", "host"} {
 			out, err := w.try(context.WithoutCancel(t.Context()), "", "--namespace="+namespace, "exec", pod, "--", "curl", "-sS", "--max-time", "5", tokenURL)
