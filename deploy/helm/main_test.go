@@ -104,7 +104,7 @@ var cases = []struct {
 	{"ebpf", "intercept: {mode: ebpf}", "intercept install --mode=ebpf --to=169.254.169.252:16988", nil, "169.254.169.252:16988", []string{"path: /sys/fs/bpf", "path: /sys/fs/cgroup"}, nil},
 	{"ebpf for all", "{gke: {attest: all}, intercept: {mode: ebpf}}", "intercept install --mode=ebpf --to=169.254.169.252:16988", []string{"DAC_READ_SEARCH", "BPF"}, "169.254.169.252:16988",
 		[]string{"{name: bpf, mountPath: /sys/fs/bpf, readOnly: true}"}, []string{"hostPID"}},
-	{"at the address of the node", "{intercept: {mode: ebpf, nodeAddress: true}, networkPolicy: {namespaces: [a]}}", "intercept install --mode=ebpf --to=$(NODE_IP):16988", nil, "",
+	{"at the address of the node", "{intercept: {mode: ebpf, nodeAddress: true}, networkPolicy: {namespaces: [team-a]}}", "intercept install --mode=ebpf --to=$(NODE_IP):16988", nil, "",
 		[]string{"{name: GCEMDS_LISTEN, value: \"$(NODE_IP):16988\"}", "GCEMDS_ALLOW_REMOTE, value: \"true\"", "GCEMDS_REUSE_PORT, value: \"true\"", "fieldPath: status.hostIP", "- ports: [{protocol: TCP, port: 16988}]"}, []string{"169.254.169.252", "listen:"}},
 	{"at the address of the node with GKE's port", "intercept: {mode: nftables, nodeAddress: true, port: 988}", "intercept install --mode=nftables --to=$(NODE_IP):988", []string{"NET_BIND_SERVICE"}, "", nil, nil},
 	{"loopback and IPv6", "intercept: {mode: loopback, ipv6: true}", "intercept install --mode=loopback --ipv6", []string{"NET_BIND_SERVICE"}, "169.254.169.254:80 [fd20:ce::254]:80", nil, nil},
