@@ -120,8 +120,8 @@ var cases = []struct {
 	{"on the way out of none", "intercept: {mode: environment, remove: true}", "intercept remove", nil, "127.0.0.1:0", nil, nil},
 	{"the host's network", "{gke: {attest: host}, intercept: {mode: nftables, hostNetwork: true}}", "intercept install --mode=nftables --to=169.254.169.252:16988 --host-network", []string{"DAC_READ_SEARCH"}, "169.254.169.252:16988",
 		[]string{"path: /sys/fs/cgroup", "attest: host"}, []string{"hostPID"}},
-	{"all rights", "{gke: {attest: all, projected: {dir: /data/kubelet/pods}}, intercept: {mode: loopback}}", "intercept install --mode=loopback", []string{"NET_BIND_SERVICE", "DAC_READ_SEARCH"}, "169.254.169.254:80",
-		[]string{"path: /data/kubelet/pods", "mountPath: /data/kubelet/pods", "mountPropagation: HostToContainer"}, []string{"privileged"}},
+	{"all rights", "{gke: {attest: all, projected: {dir: /data/kubelet/pods}}, hostPID: true, intercept: {mode: ebpf, port: 988}}", "intercept install --mode=ebpf --to=169.254.169.252:988", []string{"NET_BIND_SERVICE", "DAC_READ_SEARCH", "BPF", "SYS_PTRACE"}, "169.254.169.252:988",
+		[]string{"path: /data/kubelet/pods", "mountPath: /data/kubelet/pods", "mountPropagation: HostToContainer"}, nil},
 	{"hardened", "{gke: {projected: {}}, tokens: {namespaces: [a]}, intercept: {mode: nftables}}", "intercept install --mode=nftables --to=169.254.169.252:16988", []string{"DAC_READ_SEARCH"}, "169.254.169.252:16988",
 		[]string{"path: /var/lib/kubelet/pods"}, []string{"serviceaccounts/token", "ValidatingAdmissionPolicy", "RoleBinding\nmetadata:\n  name: gcemds.gcemds-system.tokens"}},
 	{"some namespaces", "{tokens: {namespaces: [team-a, team-b]}, intercept: {mode: nftables}}", "intercept install --mode=nftables --to=169.254.169.252:16988", nil, "169.254.169.252:16988",
@@ -307,6 +307,7 @@ func TestRefused(t *testing.T) {
 		"a port":             {"intercept: {port: 70000}", "at '/intercept/port': maximum"},
 		"a digest":           {"image: {digest: latest}", "at '/image/digest'"},
 		"a namespace":        {"tokens: {namespaces: [Team_A]}", "at '/tokens/namespaces/0'"},
+		"attest by nobody":   {"gke: {attest: all}", "gke.attest: all takes intercept.mode: ebpf"},
 		"unreachable":        {"podMonitor: {enabled: true}", "Prometheus cannot reach metrics.listen"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -88,14 +88,14 @@ $(NODE_IP):{{ .port }}
 {{- if hasPrefix "$" (include "gcemds.address" .) -}}yes{{- end -}}
 {{- end -}}
 
-{{- /* Whether eBPF may be installed. */ -}}
-{{- define "gcemds.kernel" -}}
-{{- if has .Values.intercept.mode (list "auto" "ebpf") -}}yes{{- end -}}
-{{- end -}}
-
 {{- /* Whether the server reads what eBPF notes. Callers of the host's network the kernel knows without it. */ -}}
 {{- define "gcemds.callers" -}}
-{{- if and (include "gcemds.kernel" .) (eq .Values.gke.attest "all") (not .Values.intercept.remove) -}}yes{{- end -}}
+{{- if eq .Values.gke.attest "all" -}}
+{{- if ne .Values.intercept.mode "ebpf" -}}
+{{- fail "gke.attest: all takes intercept.mode: ebpf: nothing else says which Pod a caller is of that has a network of its own, so all of those would get 403" -}}
+{{- end -}}
+yes
+{{- end -}}
 {{- end -}}
 
 {{- /* Whether the server looks at the processes of the node. */ -}}
