@@ -308,6 +308,8 @@ func TestRefused(t *testing.T) {
 		"a digest":           {"image: {digest: latest}", "at '/image/digest'"},
 		"a namespace":        {"tokens: {namespaces: [Team_A]}", "at '/tokens/namespaces/0'"},
 		"attest by nobody":   {"gke: {attest: all}", "gke.attest: all takes intercept.mode: ebpf"},
+		"a circle":           {"config: {passthrough: {cloud: aws}}\nintercept: {hostNetwork: true}", "would be led back to it"},
+		"another circle":     {"config: {passthrough: {cloud: aws}}\nintercept: {mode: loopback}", "would be led back to it"},
 		"unreachable":        {"podMonitor: {enabled: true}", "Prometheus cannot reach metrics.listen"},
 	} {
 		t.Run(name, func(t *testing.T) {
