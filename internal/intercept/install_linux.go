@@ -47,7 +47,9 @@ func (p Plan) layout() (l layout, err error) {
 	}
 	if p.Mode == EBPF {
 		l.hook = &hook{to: p.To, ipv6: p.IPv6, cgroup: p.Cgroup}
-		l.hook.exclude = ownCgroup(p.Cgroup)
+		if l.hook.exclude = ownCgroup(p.Cgroup); l.hook.exclude == 0 && cgroupPath(p.exclude) != "" {
+			l.hook.exclude = p.exclude // that of the server, if we are not in its Pod
+		}
 	}
 	return l, nil
 }
@@ -118,6 +120,9 @@ func install(ctx context.Context, p Plan) (s Status, err error) {
 		if p.Cgroup, err = p.cgroup(); err != nil {
 			return s, err
 		}
+		if h, err := readHook(); err == nil && h != nil {
+			p.exclude = h.exclude
+		}
 	} else {
 		p.Cgroup = ""
 	}
@@ -159,6 +164,9 @@ func Read() (Status, error) {
 		if l, err = p.layout(); err != nil {
 			return s, err
 		}
+		if l.hook != nil {
+			l.hook.exclude = p.exclude
+		}
 	}
 	if s.Faults, s.Notes, err = l.compare(false); err != nil {
 		return s, fmt.Errorf("cannot find out what intercepts connections: %w", err)
@@ -184,7 +192,7 @@ func readPlan() (p Plan, err error) {
 	pre := slices.IndexFunc(t, func(c chain) bool { return c.name == capture })
 	switch {
 	case h != nil:
-		p = Plan{Mode: EBPF, To: h.to, Cgroup: h.cgroup, IPv6: h.ipv6}
+		p = Plan{Mode: EBPF, To: h.to, Cgroup: h.cgroup, IPv6: h.ipv6, exclude: h.exclude}
 	case pre >= 0:
 		p = Plan{Mode: NFTables, To: t[pre].to(), IPv6: six != nil}
 		p.HostNetwork = slices.ContainsFunc(t, func(c chain) bool { return c.name == captureHost })

@@ -488,6 +488,13 @@ func TestExcluded(t *testing.T) {
 		check(err)
 		_, err = compareHook(&hook{to: EBPF.Listener(), cgroup: top + "/all", exclude: own}, true)
 		check(err)
+		s, err := Read() // from elsewhere
+		check(err)
+		again, err := Install(context.Background(), Plan{Mode: EBPF, Cgroup: top + "/all"})
+		check(err)
+		if len(s.Faults) > 0 || len(again.Changed) > 0 {
+			t.Errorf("who is not in the Pod of the server finds faults (%q) and changes what is right (%q)", s.Faults, again.Changed)
+		}
 	})
 	for cgroup, want := range map[string]string{"podours/server": "cloud: 10.244.1.11", "podtheirs/app": "ours: 10.244.1.11"} {
 		if got, _ := askIn(w.pod1, top+"/all/"+cgroup, metadata); got != want {

@@ -127,6 +127,8 @@ type Plan struct {
 	// machine without Pods, the whole of cgroup2, unless the machine is in a
 	// cloud that has its own metadata server at the address.
 	Cgroup string
+
+	exclude uint64 // of what is installed: the cgroup that is left alone
 }
 
 // A Status is what is installed.
@@ -153,9 +155,10 @@ func (m Mode) Probe() error {
 
 // Install makes the machine as the plan says: what is there already stays, what
 // is missing or different is put right, and what another plan left is taken
-// away. But with EBPF below a cgroup that is not that of all Pods, connections that were open before are cut
-// if they lead elsewhere. It acts on the network namespace of the calling
-// thread, and must not be called twice at a time.
+// away. Connections that were open before and lead elsewhere are cut, but not
+// with Loopback, nor with EBPF below a cgroup that is not that of all Pods. It
+// acts on the network namespace of the calling thread, and must not be called
+// twice at a time.
 func Install(ctx context.Context, p Plan) (Status, error) {
 	if p.Mode == "" {
 		p.Mode = Auto
