@@ -184,6 +184,21 @@ func TestShipped(t *testing.T) {
 			t.Errorf("while the API server was away %d answers, of which these are bad: %q", len(codes), bad)
 		}
 	})
+	t.Run("a rollout", func(t *testing.T) {
+		const ask = `while :; do curl -sS -o /dev/null -w "%{http_code}\\n" -H "Metadata-Flavor: Google" ` + tokenURL + ` 2>&1; done`
+		for _, name := range []string{"one", "two"} {
+			h.run(t, namespace, pod{name: name, account: "robot", machine: true, spec: "nodeName: node-1", container: "command: [/usr/bin/sh, -c, " + strconv.Quote(ask) + "]"})
+		}
+		h.kubectl(t, "--namespace=gcemds-system", "rollout", "restart", "daemonset/gcemds")
+		h.kubectl(t, "--namespace=gcemds-system", "rollout", "status", "daemonset/gcemds", "--timeout=90s")
+		for _, name := range []string{"one", "two"} {
+			lines := strings.Split(strings.TrimSpace(h.logs(t, namespace, name)), "\n")
+			bad := slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return line == "200" })
+			if len(lines) < 100 || len(bad) > 0 {
+				t.Errorf("while a new server took over from the old one, %d requests had these other answers: %q", len(lines), bad)
+			}
+		}
+	})
 	t.Run("the daemon is gone", func(t *testing.T) {
 		for _, n := range w.nodes {
 			output(n.place(context.WithoutCancel(t.Context()), "true"))

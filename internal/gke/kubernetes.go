@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -329,7 +330,7 @@ func (k *Kubernetes) CreateToken(ctx context.Context, sa ServiceAccount, pod Pod
 	}
 	answer, err := k.post(sa.Namespace, "serviceaccounts", sa.Name, "token", body).DoRaw(ctx)
 	if err != nil {
-		return "", tokenError(err)
+		return "", tokenError(answer, err)
 	}
 	var made struct{ Status struct{ Token string } }
 	if json.Unmarshal(answer, &made) != nil || made.Status.Token == "" {
@@ -339,15 +340,15 @@ func (k *Kubernetes) CreateToken(ctx context.Context, sa ServiceAccount, pod Pod
 }
 
 // tokenError tells a Pod that is gone, or another under its name, from other
-// things that are not found (section 1.2).
-func tokenError(err error) error {
-	var status apierrors.APIStatus
-	gone := apierrors.IsConflict(err)
-	if apierrors.IsNotFound(err) && errors.As(err, &status) {
-		d := status.Status().Details
-		gone = d != nil && d.Kind == "pods"
+// things that are not found (section 1.2). What the error of the library says
+// does not, but the answer does.
+func tokenError(answer []byte, err error) error {
+	var status metav1.Status
+	if json.Unmarshal(answer, &status) != nil || status.Details == nil {
+		return apiError(err)
 	}
-	if err = apiError(err); gone {
+	pod := status.Details.Kind == "pods" || status.Details.Kind == "Pod" // not found, in conflict
+	if err = apiError(err); pod && (status.Code == http.StatusNotFound || status.Code == http.StatusConflict) {
 		return fmt.Errorf("%w: %w", ErrPodGone, err)
 	}
 	return err
