@@ -44,6 +44,9 @@ to do. The tokens themselves are not shown.`,
 			if err != nil {
 				return err
 			}
+			if mint && cfg.GKE != nil {
+				fmt.Fprintln(c.ErrOrStderr(), "gcemds: the tokens of Pods are not tried here; gcemds gke explain NAMESPACE/POD --config FILE does that")
+			}
 			if mint {
 				return printMinted(c.OutOrStdout(), minted, asJSON)
 			}

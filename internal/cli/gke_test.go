@@ -63,7 +63,7 @@ func TestGKE(t *testing.T) {
 		{"setup --project my-project --project-number 123456789012 --output-jwks " + keys, 0, "--jwk-json-path=" + keys, ""},
 		{"setup --output-jwks " + keys, 0, "", ""},
 		{"setup --project my-project", 2, "", "project number"},
-		{"setup", 2, "", "project number"},
+		{"setup", 2, "", "--project ID"},
 		{"setup --project my-project --project-number 1 --account web", 2, "", "default/web"},
 		{"setup --project my-project --project-number 1 --format xml", 2, "", "gcloud or terraform"},
 		{"explain web --project my-project --provider " + clusterProvider, 2, "", "default/web"},

@@ -105,8 +105,8 @@ func newInterceptStatus() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what is installed, and what is wrong with it",
-		Long: `Show what is installed. If something is not as "install" leaves it, the exit code
-is 1, and another "install" puts it right.`,
+		Long: `Show what is installed. If something is not as "install" leaves it, or nothing is
+there, the exit code is 1, and another "install" puts it right.`,
 		Example: `  gcemds intercept status
   gcemds intercept status --json`,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -117,7 +117,7 @@ is 1, and another "install" puts it right.`,
 			if err := (interception{Status: s}).print(c, asJSON); err != nil {
 				return err
 			}
-			if len(s.Faults) > 0 {
+			if len(s.Faults) > 0 || s.Mode == "" {
 				return &ended{code: exitError}
 			}
 			return nil

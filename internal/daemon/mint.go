@@ -15,6 +15,7 @@ import (
 	"github.com/gcemds/gcemds/internal/credential"
 	"github.com/gcemds/gcemds/internal/exchange"
 	"github.com/gcemds/gcemds/internal/fleet"
+	"github.com/gcemds/gcemds/internal/gke"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -40,6 +41,11 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 		}
 		if _, err := openAuthority(l.TLS.CA, l.TLS.CAKey, false, l.TLS.Hosts); err != nil {
 			return nil, fmt.Errorf("listen.%s: %w", l.Name, err)
+		}
+	}
+	if c.GKE != nil && c.GKE.Kubeconfig != "" {
+		if _, err := gke.OpenKubernetes(c.GKE.Kubeconfig, "gcemds"); err != nil {
+			return nil, fmt.Errorf("gke.kubeconfig: %w", err)
 		}
 	}
 	d.env = credential.Env{Client: &exchange.Client{Log: log}, Issuer: d.issuer, Log: log}

@@ -79,11 +79,13 @@ func follows[T any](c *Cluster, what string, seen func(yield func(Change[T], err
 	for change, err := range seen {
 		if err != nil {
 			c.counts.watchErrors.Add(1)
+			c.trouble.Store(&err)
 			if c.logged.first("watch of "+what, time.Now()) { // all of them end when the API server does
 				c.log.Warn("the watch of "+what+" was interrupted; it begins again by itself", "error", err)
 			}
 			continue
 		}
+		c.trouble.Store(nil)
 		apply(change)
 	}
 }

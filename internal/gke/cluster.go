@@ -45,17 +45,18 @@ func (g Google) account(email string) string {
 //
 // Its methods may be called concurrently.
 type Cluster struct {
-	config Config
-	api    API
-	tokens *token.Cache
-	google Google
-	log    *slog.Logger
-	audit  *journal.Journal
-	limits *limits
-	counts counts
-	own    own
-	warned warnings // Events
-	logged warnings
+	config  Config
+	api     API
+	tokens  *token.Cache
+	google  Google
+	log     *slog.Logger
+	audit   *journal.Journal
+	limits  *limits
+	counts  counts
+	own     own
+	warned  warnings // Events
+	logged  warnings
+	trouble atomic.Pointer[error] // what the last watch has met; nil: it has seen something
 
 	pods atomic.Pointer[index] // never nil
 	node atomic.Pointer[node]  // never nil

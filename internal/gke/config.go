@@ -98,6 +98,7 @@ func (c Config) Validate() error {
 		fault("project_id %.100q is not the id of a project", c.ProjectID)
 	}
 	switch number := cmp.Or(c.ProjectNumber, c.Provider.ProjectNumber()); {
+	case number == "" && c.Provider.Validate() != nil: // which is said
 	case number == "":
 		fault("project_number is missing, and the provider does not have it")
 	case !projectNumber.MatchString(number):

@@ -208,7 +208,7 @@ func follow[W runtime.Object, T any](ctx context.Context, k *Kubernetes, namespa
 			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 				o.Watch = true
 				w, err := get(o).Watch(ctx)
-				if o.SendInitialEvents != nil { // a list comes next: not every server has these
+				if o.SendInitialEvents != nil && apierrors.IsInvalid(err) { // a list comes next: not every server has these
 					return w, err
 				}
 				return w, s.met(err)
@@ -433,6 +433,10 @@ func apiError(err error) error {
 			e.RetryAfter = time.Duration(wait) * time.Second
 		}
 		return e
+	}
+	var u *url.Error
+	if errors.As(err, &u) { // its text has the address with a query that is another each time
+		err = u.Err
 	}
 	return &APIError{Err: err}
 }

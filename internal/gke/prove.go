@@ -32,6 +32,9 @@ func (c *Cluster) prove(ctx context.Context) {
 			synced = time.Now()
 		}
 		err := errUnknown
+		if met := c.trouble.Load(); met != nil {
+			err = fmt.Errorf("%w: %w", errUnknown, *met)
+		}
 		if x.synced && c.node.Load().UID != "" {
 			err = c.try(ctx, x, time.Since(synced) < patience)
 		}

@@ -36,7 +36,7 @@ func (p Provider) Validate() error {
 	case set > 1:
 		return errors.New("workload_identity, membership and sts_audience exclude each other; keep one")
 	case p.WorkloadIdentity != "" && !providerName.MatchString(p.WorkloadIdentity):
-		return fmt.Errorf("workload_identity is %.200q, not projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the number of the project", p.WorkloadIdentity)
+		return fmt.Errorf("workload_identity is %.200q, not projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER, with the number of the project, and 4 to 32 of a-z, 0-9 and - for POOL and for PROVIDER", p.WorkloadIdentity)
 	case p.Membership != "" && !strings.HasPrefix(p.Membership, "https://gkehub.googleapis.com/"):
 		return fmt.Errorf("membership is %.200q, not the identity provider of a fleet membership, which begins with https://gkehub.googleapis.com/", p.Membership)
 	case p.STSAudience != "" && p.Audience == "":

@@ -32,7 +32,11 @@ const keysFile = "cluster-jwks.json"
 func (s Setup) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if !projectID.MatchString(s.ProjectID) {
+	switch {
+	case s.ProjectID == "":
+		fault("which project? (--project ID, --project-number NUMBER)")
+		return errors.Join(faults...)
+	case !projectID.MatchString(s.ProjectID):
 		fault("the project %.100q is not the id of one", s.ProjectID)
 	}
 	if !projectNumber.MatchString(s.ProjectNumber) {
@@ -130,6 +134,7 @@ func (s Setup) Gcloud() string {
 	p("cat >values.yaml <<'END'\n%sEND", s.Values())
 	p("kubectl create namespace gcemds-system --dry-run=client --output=yaml | kubectl apply --filename=-")
 	p("kubectl label namespace gcemds-system --overwrite pod-security.kubernetes.io/enforce=privileged # the network of the node")
+	p("# In a clone of gcemds; docs/how-to/kubernetes-pods.md says where the image comes from.")
 	p("helm upgrade --install gcemds deploy/helm/gcemds --namespace=gcemds-system --values=values.yaml")
 	if s.Upload {
 		p("")
