@@ -65,7 +65,10 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (%d attempts in %v)", e.Attempts, e.Elapsed.Round(time.Millisecond))
 	}
 	if e.Hint != "" {
-		fmt.Fprintf(&b, ". %s", e.Hint)
+		if text := b.String(); !strings.HasSuffix(text, ".") {
+			b.WriteString(".")
+		}
+		fmt.Fprintf(&b, " %s", e.Hint)
 	}
 	return b.String()
 }

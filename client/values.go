@@ -106,7 +106,7 @@ func ofAccount(what, account string, err error) error {
 		e.Err = fmt.Errorf("no %s of account %q: %w", what, cmp.Or(account, "default"), e.Err)
 		e.Hint = "Give this machine a service account, or ask for one that it has: they are listed at instance/service-accounts/."
 		if e.Status != http.StatusNotFound {
-			e.Hint = "Whoever manages this account can permit it."
+			e.Hint = "Whoever runs the metadata server or manages the account can permit it."
 		}
 	}
 	return err

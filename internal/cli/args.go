@@ -50,6 +50,8 @@ func checkArgs(c *cobra.Command, args []string) error {
 		return nil
 	case len(list) > 0:
 		return fmt.Errorf("%q is too much after %s; a value with spaces is in quotes, as in: %s", args[len(list)], strings.Join(names, " "), example)
+	case c.Flags().Changed("intercept"):
+		return fmt.Errorf("%s takes no arguments; a mode is joined with a sign: --intercept=%s", c.CommandPath(), args[0])
 	case c.Flags().Lookup("host") != nil:
 		return fmt.Errorf("%s takes no arguments; a server is named like this: %s --host %s", c.CommandPath(), c.CommandPath(), args[0])
 	}

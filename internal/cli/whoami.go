@@ -39,9 +39,9 @@ are not shown.`,
 // advice is what to do about a class of failure that the error itself does not
 // say.
 var advice = map[string]string{
-	"unavailable":   "is the network there, and a proxy set where one is needed? gcemds itself tries again",
+	"unavailable":   "is what the step needs there: the file, the program, the network, a proxy? gcemds itself tries again",
 	"throttled":     "gcemds asks again when it may; fewer scopes and audiences make fewer tokens",
-	"denied":        "the credential was read, but Google does not accept it or what is asked for",
+	"denied":        "who was asked in that step refuses the credential, or what is asked for",
 	"configuration": "this cannot work until the configuration or the credential is mended",
 	"clock":         "set the clock of this machine",
 }

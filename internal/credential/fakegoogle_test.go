@@ -133,7 +133,7 @@ func TestFakeGoogleFails(t *testing.T) {
 		says   string // "": it works
 	}{
 		"once 503":           {key, fault(issuer.Fault{Path: "/token", Status: 503, Times: 1}), 0, ""},
-		"reset key":          {keyWith(map[string]any{"private_key_id": "key-2"}), issuer.Knobs{}, token.Denied, "create a new one"},
+		"reset key":          {keyWith(map[string]any{"private_key_id": "key-2"}), issuer.Knobs{}, token.Denied, "gcloud iam service-accounts keys create"},
 		"deleted account":    {keyWith(map[string]any{"client_email": "gone@my-project.iam.gserviceaccount.com"}), issuer.Knobs{}, token.Denied, "deleted or disabled"},
 		"their clock":        {key, issuer.Knobs{ClockOffset: 2 * time.Hour}, token.Clock, "clock"},
 		"throttled":          {key, fault(issuer.Fault{Path: "/token", Status: 429, Header: map[string]string{"Retry-After": "3600"}}), token.Throttled, "429"},

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/gcemds/gcemds/internal/exchange"
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -46,7 +45,7 @@ func (c *GDCH) validate() error {
 func (c *GDCH) files() []string { return []string{c.File} }
 
 func (c *GDCH) open(_ context.Context, env Env) (token.Source, Identity, error) {
-	data, err := issuer.ReadSecretFile(c.File, c.Permissions == "relaxed", maxKeyFile)
+	data, err := readKeyFile(c.File, c.Permissions)
 	if err != nil {
 		return nil, Identity{}, err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/gcemds/gcemds/internal/exchange"
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -99,7 +98,7 @@ func (c *Impersonate) needs() []string {
 
 func (c *Impersonate) open(_ context.Context, env Env) (token.Source, Identity, error) {
 	if c.File != "" {
-		data, err := issuer.ReadSecretFile(c.File, c.Permissions == "relaxed", maxKeyFile)
+		data, err := readKeyFile(c.File, c.Permissions)
 		if err != nil {
 			return nil, Identity{}, err
 		}

@@ -53,6 +53,15 @@ func (c *KeyFile) validate() error {
 	return errors.Join(append(faults, checkPermissions(c.Permissions))...)
 }
 
+// readKeyFile reads the file of a source that has Permissions.
+func readKeyFile(path, permissions string) ([]byte, error) {
+	data, err := issuer.ReadSecretFile(path, permissions == "relaxed", maxKeyFile)
+	if errors.Is(err, issuer.ErrExposed) {
+		err = fmt.Errorf("%w (or set permissions: relaxed)", err)
+	}
+	return data, err
+}
+
 func checkPermissions(s string) error {
 	switch s {
 	case "", "strict", "relaxed":
@@ -69,7 +78,7 @@ const (
 )
 
 func (c *KeyFile) open(_ context.Context, env Env) (token.Source, Identity, error) {
-	data, err := issuer.ReadSecretFile(c.File, c.Permissions == "relaxed", maxKeyFile)
+	data, err := readKeyFile(c.File, c.Permissions)
 	if err != nil {
 		return nil, Identity{}, err
 	}

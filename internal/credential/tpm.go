@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 	"github.com/gcemds/gcemds/internal/tpm"
 )
@@ -195,7 +194,7 @@ func (c *TPMKey) signer() (*tpmSigner, error) {
 			return nil, err
 		}
 	} else {
-		text, err := issuer.ReadSecretFile(c.KeyFile, c.Permissions == "relaxed", maxKeyFile)
+		text, err := readKeyFile(c.KeyFile, c.Permissions)
 		if err != nil {
 			return nil, err
 		}

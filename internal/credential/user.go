@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"github.com/gcemds/gcemds/internal/exchange"
-	"github.com/gcemds/gcemds/internal/issuer"
 	"github.com/gcemds/gcemds/internal/token"
 )
 
@@ -66,7 +65,7 @@ func (c *User) path() string {
 }
 
 func (c *User) read() ([]byte, error) {
-	data, err := issuer.ReadSecretFile(c.path(), c.Permissions == "relaxed", maxKeyFile)
+	data, err := readKeyFile(c.path(), c.Permissions)
 	if c.Gcloud && errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w; log in first: gcloud auth application-default login", err)
 	}

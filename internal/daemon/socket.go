@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -86,6 +87,9 @@ func listenTCP(addr string, shared bool) (net.Listener, error) {
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", addr)
 	case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT):
+		if strings.HasPrefix(addr, "169.254.169.") || strings.HasPrefix(addr, "[fd20:ce::") {
+			return nil, fmt.Errorf("cannot listen on %s: %w; gcemds intercept install puts it there", addr, errNotHere)
+		}
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, errNotHere)
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)

@@ -197,7 +197,7 @@ func TestUpstreamErrors(t *testing.T) {
 		{answer{400, "", oauth("invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.")}, token.Clock, "set it"},
 		{answer{400, "Date: Fri, 31 Dec 1999 22:00:00 GMT", oauth("invalid_grant", "Token must be … in a reasonable timeframe")}, token.Clock, "2h0m0s ahead of the server's"},
 		{answer{400, "Date: Sat, 01 Jan 2000 01:30:00 GMT", oauth("invalid_grant", "Token must be … in a reasonable timeframe")}, token.Clock, "1h30m0s behind the server's"},
-		{answer{400, "", oauth("invalid_grant", "Invalid JWT Signature.")}, token.Denied, "create a new one"},
+		{answer{400, "", oauth("invalid_grant", "Invalid JWT Signature.")}, token.Denied, "gcloud iam service-accounts keys create"},
 		{answer{400, "", oauth("invalid_grant", "Invalid grant: account not found")}, token.Denied, "deleted or disabled"},
 		{answer{401, "", oauth("invalid_client", "The OAuth client was not found.")}, token.Denied, "401 invalid_client The OAuth client was not found."},
 		{answer{400, "", oauth("invalid_scope", "Invalid OAuth scope")}, token.Denied, "invalid_scope"},

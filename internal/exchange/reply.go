@@ -51,7 +51,7 @@ var hints = []struct {
 }{
 	{"reasonable timeframe", token.Clock, ""},
 	{"short-lived token", token.Clock, ""},
-	{"invalid jwt signature", token.Denied, "the key was deleted or is of another account: create a new one with gcloud iam service-accounts keys create"},
+	{"invalid jwt signature", token.Denied, "the key was deleted or is of another account: create one with gcloud iam service-accounts keys create, or upload the certificate of one that you have made with gcloud iam service-accounts keys upload"},
 	{"account not found", token.Denied, "the service account was deleted or disabled"},
 	{"invalid_rapt", token.Denied, "the organisation wants the person to confirm who they are; for a machine, use a service account or a federation"},
 	{"is stale to sign-in", token.Denied, "the subject token is too old; does what renews it still run?"},
@@ -90,6 +90,9 @@ func (r *Reply) failure() *token.Error {
 		e.Kind, hint = token.Misconfigured, "redirects are not followed; set "+r.field+" to the final address"
 	default:
 		e.Kind, hint = token.Misconfigured, "is "+r.field+" the right address?"
+	}
+	if strings.Contains(description, "Gaia id not found") {
+		hint = "there is no such service account; is its e-mail right?"
 	}
 	if e.Kind == token.Denied {
 		for _, h := range hints {

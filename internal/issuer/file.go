@@ -1,11 +1,15 @@
 package issuer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 )
+
+// ErrExposed is in the error for a file that others could read or change.
+var ErrExposed = errors.New("can be used by others than its owner")
 
 // ReadSecretFile reads a file that holds a key, or says who we are, of at most
 // limit bytes. It refuses a file that the group or others have any access to; relaxed
@@ -30,7 +34,7 @@ func ReadSecretFile(path string, relaxed bool, limit int64) ([]byte, error) {
 	case relaxed && mode&0o002 != 0:
 		return nil, fmt.Errorf("%s can be written by everyone (mode %04o); run: chmod o-w %s", path, mode, path)
 	case !relaxed && mode&0o077 != 0:
-		return nil, fmt.Errorf("%s can be used by others than its owner (mode %04o); run: chmod 600 %s (or set permissions: relaxed)", path, mode, path)
+		return nil, fmt.Errorf("%s %w (mode %04o); run: chmod 600 %s", path, ErrExposed, mode, path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
