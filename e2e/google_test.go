@@ -211,11 +211,16 @@ func (f *fake) derive(t *testing.T) {
 	login := object{"type": "external_account_authorized_user", "audience": "//iam.googleapis.com/locations/global/workforcePools/staff/providers/p",
 		"client_id": "wf", "client_secret": "secret", "refresh_token": "first", "token_url": f.base + "/v1/oauthtoken"}
 	f.writeJSON(t, "workforce.json", login)
+	hard = maps.Clone(login)
+	hard["token_url"] = "https://sts.googleapis.com/v1/oauthtoken"
+	f.writeJSON(t, "hard-workforce.json", hard)
 
 	var source object
 	if err := json.Unmarshal(data, &source); err != nil {
 		t.Fatal(err)
 	}
+	f.writeJSON(t, "hard-impersonated.json", object{"type": "impersonated_service_account", "source_credentials": key,
+		"service_account_impersonation_url": "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/" + target + ":generateAccessToken"})
 	f.writeJSON(t, "impersonated.json", object{"type": "impersonated_service_account", "source_credentials": source,
 		"service_account_impersonation_url": f.base + "/v1/projects/-/serviceAccounts/" + target + ":generateAccessToken",
 		"delegates":                         []string{"projects/-/serviceAccounts/" + relay}})
@@ -389,6 +394,10 @@ func TestGoogleHosts(t *testing.T) {
 		}
 		f.client(t, []string{"GCEMDS_E2E_PROBE=google"}, self)
 	})
+	t.Run("gcemds", func(t *testing.T) {
+		f.write(t, "ours.yaml", []byte(ours))
+		f.client(t, nil, gcemds, "config", "check", "--mint", f.path("ours.yaml"))
+	})
 	t.Run("Node google-auth-library", func(t *testing.T) {
 		f.client(t, nil, "node", filepath.Join(here, "node/google.test.js"))
 	})
@@ -397,6 +406,21 @@ func TestGoogleHosts(t *testing.T) {
 			python, "-W", "ignore::ResourceWarning", filepath.Join(here, "python/test_google.py"))
 	})
 }
+
+// ours are sources of gcemds for the files of the fake, with Google's hosts.
+const ours = `
+sources:
+  key: {key_file: hard-sa.json}
+  login: {user: {file: adc.json}}
+  workforce: {user: {file: hard-workforce.json}}
+  file: {external: {file: hard-file.json}}
+  certificate: {external: {file: hard-x509.json}}
+  impersonated: {impersonate: {file: hard-impersonated.json}}
+  hop: {impersonate: {target: ` + target + `, via: key}}
+  twelve: {impersonate: {target: ` + target + `, via: key, lifetime: 12h}}
+  relayed: {impersonate: {target: ` + target + `, via: key, delegates: [` + relay + `]}}
+  person: {impersonate: {target: ` + target + `, via: key, subject: ` + person + `}}
+`
 
 // client runs a program behind the proxy.
 func (f *fake) client(t *testing.T, env []string, name string, args ...string) {
