@@ -463,3 +463,15 @@ func TestRedact(t *testing.T) {
 		}
 	}
 }
+
+// TestFormat: a source in a text shows no secret, whoever prints it and how.
+func TestFormat(t *testing.T) {
+	f := &Federation{Audience: "//iam.googleapis.com/x", ClientSecret: planted}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d"} {
+		for _, what := range []any{f, *f, struct{ F *Federation }{f}, &Impersonation{Via: f}} {
+			if got := fmt.Sprintf(verb, what); strings.Contains(got, "planted") {
+				t.Errorf("%s shows %s", verb, got)
+			}
+		}
+	}
+}

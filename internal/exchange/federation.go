@@ -76,6 +76,9 @@ func (f *Federation) holder() string    { return cmp.Or(f.Holder, "subject token
 func (f *Federation) tokenURL() string  { return cmp.Or(f.TokenURL, GoogleSTS) }
 func (f *Federation) tokenType() string { return cmp.Or(f.SubjectTokenType, TypeJWT) }
 
+// Format shows the audience, whatever the verb: no secret of ours is in a text.
+func (f Federation) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "[federation %s]", f.Audience) }
+
 // Mint implements token.Source.
 func (f *Federation) Mint(ctx context.Context, req token.Request) (token.Token, error) {
 	t, err := f.mint(ctx, req)
