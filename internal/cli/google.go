@@ -281,7 +281,11 @@ func (g *fakeGoogle) banner(w io.Writer, through net.Addr) {
 		// Unlike a key, this file does not tell libraries the project.
 		_, domain, _ := strings.Cut(g.flags.account, "@")
 		project, _, _ := strings.Cut(domain, ".")
-		fmt.Fprintf(w, "  export GOOGLE_APPLICATION_CREDENTIALS=%s GOOGLE_CLOUD_PROJECT=%s\n", anywhere(name), project)
+		or := ""
+		if g.flags.keyOut != "" {
+			or = " # or this one"
+		}
+		fmt.Fprintf(w, "  export GOOGLE_APPLICATION_CREDENTIALS=%s GOOGLE_CLOUD_PROJECT=%s%s\n", anywhere(name), project, or)
 	}
 	if through != nil {
 		ca := anywhere(g.flags.caOut)

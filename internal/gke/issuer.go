@@ -40,7 +40,7 @@ func ReadIssuer(ctx context.Context, r Reader) (Issuer, error) {
 	var i Issuer
 	data, err := r.Get(ctx, discoveryPath)
 	if err != nil {
-		return i, fmt.Errorf("%s: %w", discoveryPath, err)
+		return i, notRead(discoveryPath, err)
 	}
 	if json.Unmarshal(data, &i) != nil || i.URL == "" {
 		return i, fmt.Errorf("%s has no issuer", discoveryPath)
@@ -49,12 +49,20 @@ func ReadIssuer(ctx context.Context, r Reader) (Issuer, error) {
 		return i, fmt.Errorf("%s has an issuer with characters that none has: %.200q", discoveryPath, i.URL)
 	}
 	if data, err = r.Get(ctx, keysPath); err != nil {
-		return i, fmt.Errorf("%s: %w", keysPath, err)
+		return i, notRead(keysPath, err)
 	}
 	if err := i.setKeys(data); err != nil {
 		return i, fmt.Errorf("%s: %w", keysPath, err)
 	}
 	return i, nil
+}
+
+func notRead(path string, err error) error {
+	var refused *APIError
+	if errors.As(err, &refused) && (refused.Status == http.StatusForbidden || refused.Status == http.StatusUnauthorized) {
+		return fmt.Errorf("%s: %w (it takes the ClusterRole system:service-account-issuer-discovery)", path, err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // setKeys keeps keys without their certificates, with which Google refuses
