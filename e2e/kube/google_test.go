@@ -104,9 +104,10 @@ func (g *google) set(t *testing.T, more string) {
 	t.Helper()
 	before := g.lines(t, "is in use")
 	g.write(t, more)
-	for deadline := time.Now().Add(patience); g.lines(t, "is in use") == before; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); g.lines(t, "is in use") == before; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("gcemds google does not take %s", more)
+			said, _ := os.ReadFile(g.log)
+			t.Fatalf("gcemds google does not take %q; it said at the end:\n%s", more, said[max(0, len(said)-1000):])
 		}
 	}
 }

@@ -139,6 +139,8 @@ func TestEBPF(t *testing.T) {
 		pod{name: "app", machine: true, spec: "nodeName: node-1"},
 		pod{name: "far", account: "robot", machine: true, spec: "nodeName: node-2"},
 		pod{name: "host", account: "robot", machine: true, spec: "nodeName: node-1, hostNetwork: true"},
+		pod{name: "victim", account: "robot", machine: true, spec: "nodeName: node-1"},
+		pod{name: "forger", machine: true, spec: "nodeName: node-1", container: "securityContext: {capabilities: {add: [NET_ADMIN, NET_RAW]}}"},
 	)
 	all := func(t *testing.T) {
 		h.reached(t, namespace, "app", principal(namespace+"/app"), metadata6)
@@ -156,6 +158,7 @@ func TestEBPF(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a forged address", func(t *testing.T) { h.forged(t, namespace, "forger", "victim") })
 	t.Run("of no Pod", func(t *testing.T) {
 		n := w.nodes[0]
 		if out, err := output(n.place(context.WithoutCancel(t.Context()), "curl", "-sS", "--max-time", "5", tokenURL)); err == nil {
