@@ -130,7 +130,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	d.server = server.New(callers, d.journal, server.Limits{
 		HangingGets: c.Limits.HangingGets, Connections: c.Limits.Connections, GuestAttributes: c.Limits.GuestAttributes, PerSource: c.Limits.PerSource,
 	})
-	d.server.ClientCertificate = d.clientCertificate
+	d.server.ClientCertificate, d.server.NoLegacy = d.clientCertificate, d.cluster != nil
 	d.peers(c)
 	name, value := d.server.Mark()
 	d.env.Header = map[string]string{name: value}

@@ -103,8 +103,9 @@ func TestProtocol(t *testing.T) {
 		{robot1, root + "project/attributes/", nil, 404, "*"},
 		{robot1, root + "oslogin/users", nil, 404, "*"},
 		{robot1, root + "oslogin/authorize?email=a&policy=login", nil, 404, "*"},
-		{robot1, "/computeMetadata/v1beta1/instance/id", nil, 403, "*"},
-		{robot1, "/0.1/meta-data/instance-id", nil, 403, "*"},
+		{robot1, "/computeMetadata/v1beta1/instance/id", nil, 404, "*"},
+		{robot1, "/0.1/meta-data/instance-id", nil, 404, "*"},
+		{robot1, "/computeMetadata/v1beta1/instance/id", []string{"Metadata-Flavor", ""}, 404, "*"},
 		{robot1, "/latest/meta-data/", nil, 404, "*"},
 
 		// Header, flavor and Host (section 3.6).
@@ -128,6 +129,7 @@ func TestProtocol(t *testing.T) {
 				w.learn(ksa("direct", annotationPrincipal, "true"))
 				w.know(pod("direct1", "default", direct1), pod("direct2", "direct", direct2), pod("robot1", "robot", robot1))
 				s := server.New(w.Cluster, nil, server.Limits{})
+				s.NoLegacy = true
 				got := get(s, test.ip, test.path, test.header...)
 				if got.Code != test.status || test.body != "*" && got.Body.String() != test.body {
 					t.Errorf("GET %s = %d %q, want %d %q", test.path, got.Code, got.Body, test.status, test.body)

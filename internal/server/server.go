@@ -54,6 +54,10 @@ type Server struct {
 	// kernel is not asked. It is set before the first request.
 	Peer func(*fleet.Caller) func(context.Context) (fleet.Peer, error)
 
+	// NoLegacy says that there are no old trees, as on GKE; else they are there
+	// and switched off. It is set before the first request.
+	NoLegacy bool
+
 	instances fleet.Resolver
 	journal   *journal.Journal
 	limits    Limits
@@ -197,6 +201,8 @@ func (r *request) answer() (reply, error) {
 		return reply{}, errForwarded
 	case r.server.circular(header):
 		return reply{}, errCircle
+	case r.legacy() && r.server.NoLegacy:
+		return reply{}, errNotFound
 	case r.legacy():
 		return reply{}, errLegacy
 	case r.path != "/" && !flavored(header):
