@@ -79,8 +79,10 @@ func (c Config) Validate() error {
 // reads files and checks them, but asks nobody upstream: a key that was
 // revoked is found out by the first Mint.
 //
-// A source that has something open, such as a process, is an io.Closer. After
-// Close it still mints, for those who have it in use, but keeps nothing.
+// A source that has something open, such as a process, or must remember that
+// it was refused, is an io.Closer. It is to be kept for as long as the
+// configuration and the content of Files stay as they are. After Close it still
+// mints, for those who have it in use, but keeps nothing.
 func (c Config) Open(ctx context.Context, env Env) (token.Source, Identity, error) {
 	if err := c.Validate(); err != nil {
 		return nil, Identity{}, err
@@ -109,8 +111,8 @@ func (c Config) OpenSigner(ctx context.Context, env Env) (crypto.Signer, error) 
 	return k.openSigner(ctx, env)
 }
 
-// Files returns the files that Open reads. When the content of one changes,
-// the source should be opened again.
+// Files returns the files that Open reads, those with secrets included. When
+// the content of one changes, the source should be opened again.
 func (c Config) Files() []string {
 	var files []string
 	set, _, _ := c.kinds()

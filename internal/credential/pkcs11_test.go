@@ -212,7 +212,7 @@ func TestPKCS11WrongPIN(t *testing.T) {
 	for range 20 {
 		all.Go(func() {
 			err := check(s.signer)
-			if !isError(err, token.Denied, "cannot log in to the token: the PIN is wrong (pkcs11: 0xA0: CKR_PIN_INCORRECT) (not tried again before the next reload)") || strings.Contains(err.Error(), "99999") {
+			if !isError(err, token.Denied, "cannot log in to the token: the PIN is wrong (pkcs11: 0xA0: CKR_PIN_INCORRECT) (not tried again before its settings or the PIN change, or gcemds is restarted)") || strings.Contains(err.Error(), "99999") {
 				t.Errorf("sign with a wrong PIN: %v", err)
 			}
 		})

@@ -25,7 +25,10 @@ import (
 // One line end at the end of it does not count. Empty: there is none.
 type Secret string
 
-const maxSecret = 64 << 10
+const (
+	maxSecret            = 64 << 10
+	credentialsDirectory = "CREDENTIALS_DIRECTORY" // set by systemd
+)
 
 // check reports a reference that is none. It does not repeat the text: it may
 // be the secret itself.
@@ -46,10 +49,14 @@ func (s Secret) check() error {
 	return nil
 }
 
-// files returns the file of a reference to one, so that it is watched.
+// files returns the file where the secret is, if any, so that it is watched.
 func (s Secret) files() []string {
-	if path, ok := strings.CutPrefix(string(s), "file:"); ok {
-		return []string{path}
+	kind, rest, _ := strings.Cut(string(s), ":")
+	switch dir := os.Getenv(credentialsDirectory); {
+	case kind == "file":
+		return []string{rest}
+	case kind == "credential" && dir != "":
+		return []string{filepath.Join(dir, rest)}
 	}
 	return nil
 }
@@ -81,9 +88,9 @@ func (s Secret) load() ([]byte, error) {
 		}
 		return []byte(value), nil
 	case "credential":
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		dir := os.Getenv(credentialsDirectory)
 		if dir == "" {
-			return nil, errors.New("CREDENTIALS_DIRECTORY is not set: it is systemd that sets it, for a unit with LoadCredential=")
+			return nil, errors.New(credentialsDirectory + " is not set: it is systemd that sets it, for a unit with LoadCredential=")
 		}
 		return issuer.ReadSecretFile(filepath.Join(dir, rest), true, maxSecret)
 	case "fd":

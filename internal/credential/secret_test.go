@@ -3,6 +3,7 @@ package credential
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,6 +46,14 @@ func TestSecret(t *testing.T) {
 			if got, err := reference.read(); err != nil || string(got) != want || reference.check() != nil {
 				t.Errorf("%s = %q, %v, want %q", reference, got, err, want)
 			}
+		}
+	}
+
+	for reference, want := range map[Secret][]string{ // a change of these opens the source again
+		"file:pin": {"pin"}, "credential:unit": {filepath.Join(dir, "unit")}, "env:PIN": nil, "fd:3": nil, "": nil,
+	} {
+		if got := reference.files(); !slices.Equal(got, want) {
+			t.Errorf("the files of %q = %q, want %q", reference, got, want)
 		}
 	}
 

@@ -73,7 +73,7 @@ func (c *Signer) open(_ context.Context, env Env) (token.Source, Identity, error
 // starts nothing.
 //
 // What was denied stays denied, since a wrong PIN that is tried again locks
-// the token: only a new remoteSigner asks again.
+// the token: only a new remoteSigner asks again, so who reloads keeps this one.
 type remoteSigner struct {
 	oracle oracle
 	turns  chan struct{} // a place for each question at a time
@@ -181,7 +181,7 @@ func (s *remoteSigner) ask(ctx context.Context, q signerQuestion, check func(sig
 		if kind == token.Denied {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.denied = &token.Error{Kind: token.Denied, Err: fmt.Errorf("%w (not tried again before the next reload)", err.Err)}
+			s.denied = &token.Error{Kind: token.Denied, Err: fmt.Errorf("%w (not tried again before its settings or the PIN change, or gcemds is restarted)", err.Err)}
 			return s.denied
 		}
 		return err

@@ -212,7 +212,7 @@ func TestSignerAnswers(t *testing.T) {
 		kind   token.Kind
 		text   string
 	}{
-		"denied":        {func(int, signerQuestion) any { return refusing("denied") }, token.Denied, "so it is (not tried again before the next reload)"},
+		"denied":        {func(int, signerQuestion) any { return refusing("denied") }, token.Denied, "so it is (not tried again before its settings or the PIN change, or gcemds is restarted)"},
 		"misconfigured": {func(int, signerQuestion) any { return refusing("misconfigured") }, token.Misconfigured, "so it is"},
 		"throttled":     {func(int, signerQuestion) any { return refusing("throttled") }, token.Throttled, "so it is"},
 		"unavailable":   {func(int, signerQuestion) any { return refusing("unavailable") }, token.Unavailable, "so it is"},

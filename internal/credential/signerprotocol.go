@@ -38,7 +38,7 @@ type (
 
 // refusals are the codes that an answer can have.
 var refusals = map[string]token.Kind{
-	"denied":        token.Denied, // until reload
+	"denied":        token.Denied, // from then on
 	"misconfigured": token.Misconfigured,
 	"throttled":     token.Throttled,
 	"unavailable":   token.Unavailable,

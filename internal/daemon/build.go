@@ -52,8 +52,10 @@ func (d *Daemon) plan(ctx context.Context, c *config.Config) (*plan, error) {
 		}
 		p.instances = append(p.instances, made)
 	}
+	before := p.sources.before
+	p.sources.before = nil // which has one before it, too
 	if len(errs) > 0 {
-		p.sources.close()
+		p.sources.close(before)
 		return nil, errors.Join(errs...)
 	}
 	return p, nil
@@ -220,14 +222,14 @@ func (s *sources) accounts(i config.Instance, doc *tree.Tree) (accounts []fleet.
 func (d *Daemon) others(email string) token.Source {
 	id := "offline " + email
 	source, identity := d.issuer.Source(email), credential.Identity{Email: email, Steps: []string{"offline issuer"}}
-	return &opened{d.cache.Source(id, source), offline, identity, id}
+	return &opened{Source: d.cache.Source(id, source), name: offline, identity: identity, id: id}
 }
 
-// serve makes the plan what is served, and closes the sources of the one
-// before. It cannot fail.
+// serve makes the plan what is served, and closes those sources of the one
+// before that it has not kept. It cannot fail.
 func (d *Daemon) serve(p *plan) {
 	if old := d.show(p); old != nil {
-		old.close()
+		old.close(p.sources)
 	}
 }
 

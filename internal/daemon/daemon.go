@@ -235,7 +235,7 @@ func (d *Daemon) close() {
 		d.cache.Close() // from here on nobody mints
 	}
 	if d.opened != nil {
-		d.opened.close()
+		d.opened.close(nil)
 	}
 	if d.issuer != nil {
 		d.issuer.Close()

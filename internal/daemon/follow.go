@@ -250,7 +250,7 @@ func (s *sources) mints(f *follower) func(email string) token.Source {
 			source = failing{&token.Error{Kind: token.Misconfigured, Err: err}}
 		}
 		id := name + " " + email
-		return &opened{s.cache.Source(id, source), name, identity, id}
+		return &opened{Source: s.cache.Source(id, source), name: name, identity: identity, id: id}
 	}
 }
 

@@ -51,10 +51,10 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 	d.env = credential.Env{Client: &exchange.Client{Log: log}, Issuer: d.issuer, Log: log}
 	p, err := d.plan(ctx, c)
 	if err == nil {
-		defer p.sources.close()
+		defer p.sources.close(nil)
 	}
 	s := d.sources(ctx, c)
-	defer s.close()
+	defer s.close(nil)
 	var minted []admin.Minted
 	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
 		email, scopes, used := uses(c, name)

@@ -6,7 +6,9 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,8 +51,11 @@ func beSigner(dir string) error {
 		if err := json.Unmarshal(in.Bytes(), &q); err != nil {
 			return err
 		}
-		answer := map[string][]byte{}
-		if q.Op == "public" {
+		answer := map[string]any{}
+		if _, none := os.Stat(filepath.Join(dir, "denied")); none == nil {
+			err = note("?")
+			answer["error"] = map[string]string{"code": "denied", "message": "the PIN is wrong"}
+		} else if q.Op == "public" {
 			answer["public"], err = x509.MarshalPKIXPublicKey(&key.PublicKey)
 		} else {
 			answer["signature"], err = rsa.SignPKCS1v15(nil, key, crypto.SHA256, q.Digest)
@@ -58,11 +63,69 @@ func beSigner(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
+		if err == nil {
+			err = json.NewEncoder(os.Stdout).Encode(answer)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return note("-")
+}
+
+// TestWrongPINIsNotTriedAgain: what has nothing to do with a source gives a
+// wrong PIN no other try, and neither does a reload by itself. Three tries
+// lock a token.
+func TestWrongPINIsNotTriedAgain(t *testing.T) {
+	w := prepare(t, "")
+	key, err := rsa.GenerateKey(nil, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.file("key.der", string(x509.MarshalPKCS1PrivateKey(key)))
+	w.file("denied", "")
+	t.Setenv(signerVariable, w.dir)
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	yaml := func(keyID, host string) string {
+		return "hosts: [" + host + "]\n" +
+			"sources: {hsm: {signer: {email: robot@my-project.iam.gserviceaccount.com, key_id: " + keyID + ", self_signed: true, " +
+			"daemon: ['" + os.Args[0] + "'], env: [" + signerVariable + ", GORACE]}}}\n" +
+			"instances: {vm-1: {accounts: {default: {source: hsm}}}}\n"
+	}
+	n := 0
+	refused := func(when, want string) {
+		t.Helper()
+		n++ // another audience each time: failures are cached, too
+		if status, body := w.get(fmt.Sprintf("instance/service-accounts/default/identity?audience=https://%d.example", n)); status != http.StatusForbidden {
+			t.Errorf("%s: a token whose signer denies it is %d %s, want 403", when, status, body)
+		}
+		log, _ := os.ReadFile(filepath.Join(w.dir, "signer.log"))
+		if string(log) != want {
+			t.Errorf("%s: the signer began (+), was asked (?) and ended (-) %q, want %q", when, log, want)
+		}
+	}
+	reload := func() {
+		t.Helper()
+		if err := w.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write(yaml("k1", "a.example"))
+	w.run()
+	refused("at first", "+?")
+	reload()
+	refused("after a reload of the same", "+?")
+	w.write(yaml("k1", "b.example"))
+	reload()
+	refused("after a reload of something else", "+?")
+	w.write("sources: {hsm: {signer: {}}}\n")
+	if err := w.Reload(t.Context()); err == nil {
+		t.Error("a signer that is none can be loaded")
+	}
+	refused("after a reload that failed", "+?")
+	w.write(yaml("k2", "b.example"))
+	reload()
+	refused("after a change of the source", "+?-+?")
 }
 
 // TestSignerLives: a process of a source runs for as long as its source is

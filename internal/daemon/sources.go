@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -25,9 +24,11 @@ type sources struct {
 	config  *config.Config
 	cache   *token.Cache
 	env     credential.Env
+	before  *sources                  // that are in use; nil: none
 	opened  map[string]*opened        // by name and e-mail
+	signers map[string]signer         // of sources that sign for others, by name
 	own     map[string]netip.AddrPort // our listeners
-	closers []io.Closer               // of the sources that have something open
+	closers []io.Closer               // of what is no source but ends with them
 	opening []string                  // that wait for the one they need
 }
 
@@ -36,20 +37,37 @@ type opened struct {
 	token.Source // cached
 	name         string
 	identity     credential.Identity
-	id           string // changes with everything that its tokens depend on
+	id           string    // changes with everything that its tokens depend on
+	origin       string    // identifies what it was opened from
+	closer       io.Closer // nil: it has nothing open
+}
+
+// A signer is the key of a source, and what it was opened from.
+type signer struct {
+	crypto.Signer
+	origin string
 }
 
 func (d *Daemon) sources(ctx context.Context, c *config.Config) *sources {
-	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, own: d.ownAddresses(c), opened: map[string]*opened{}}
+	d.mu.Lock()
+	before := d.opened
+	d.mu.Unlock()
+	s := &sources{ctx: ctx, config: c, cache: d.cache, env: d.env, before: before, own: d.ownAddresses(c), opened: map[string]*opened{}, signers: map[string]signer{}}
 	s.env.Endpoints = c.Endpoints
 	return s
 }
 
-// close ends what the sources have open, and waits for that.
-func (s *sources) close() {
+// close ends what the sources have open, but for what others have too, and
+// waits for that.
+func (s *sources) close(others *sources) {
 	var closing sync.WaitGroup
 	for _, c := range s.closers {
 		closing.Go(func() { c.Close() })
+	}
+	for key, o := range s.opened {
+		if o.closer != nil && (others == nil || others.opened[key] != o) {
+			closing.Go(func() { o.closer.Close() })
+		}
 	}
 	closing.Wait()
 }
@@ -80,6 +98,51 @@ func (s *sources) open(name, email string) (*opened, error) {
 	s.opening = append(s.opening, name)
 	defer func() { s.opening = s.opening[:len(s.opening)-1] }()
 
+	if c.Upstream != nil {
+		if err := checkCircle(s.ctx, c.Upstream.Address, s.own); err != nil {
+			return nil, fmt.Errorf("upstream: %w", err)
+		}
+	}
+	o, err := steady(s, c, func(origin string) (*opened, error) {
+		if s.before != nil {
+			if o := s.before.opened[key]; o != nil && o.closer != nil && o.origin == origin {
+				return o, nil // who was told no, about a PIN say, does not ask again
+			}
+		}
+		return s.make(name, email, c, origin)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.opened[key] = o
+	return o, nil
+}
+
+// steady opens something, and once more if a file was replaced meanwhile. What
+// is thrown away then has nothing open yet.
+func steady[T any](s *sources, c credential.Config, open func(origin string) (T, error)) (made T, err error) {
+	for range 5 {
+		origin := s.origin(c)
+		if made, err = open(origin); err != nil || s.origin(c) == origin {
+			return made, err
+		}
+	}
+	return made, fmt.Errorf("%s: changed each time it was read", strings.Join(c.Files(), ", "))
+}
+
+// origin identifies what a source is opened from: names and choices, and the
+// files, which have the secrets.
+func (s *sources) origin(c credential.Config) string {
+	h := sha256.New()
+	json.NewEncoder(h).Encode(c)
+	json.NewEncoder(h).Encode(s.config.Endpoints)
+	files := contents(c.Files())
+	h.Write(files[:])
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// make opens a source. Its id has all that it is opened from, and whose it is.
+func (s *sources) make(name, email string, c credential.Config, origin string) (*opened, error) {
 	h := sha256.New()
 	env := s.env
 	env.Email = email
@@ -92,32 +155,39 @@ func (s *sources) open(name, email string) (*opened, error) {
 		return o, o.identity, nil
 	}
 	env.Signer = func(name string) (crypto.Signer, error) {
-		c := s.config.Sources[name]
-		json.NewEncoder(h).Encode(c)
-		return c.OpenSigner(s.ctx, env)
-	}
-	if c.Upstream != nil {
-		if err := checkCircle(s.ctx, c.Upstream.Address, s.own); err != nil {
-			return nil, fmt.Errorf("upstream: %w", err)
-		}
+		key, err := s.signer(name, env)
+		io.WriteString(h, key.origin)
+		return key.Signer, err
 	}
 	source, identity, err := c.Open(s.ctx, env)
 	if err != nil {
 		return nil, err
 	}
-	json.NewEncoder(h).Encode(c) // names and choices; secrets are in the files
-	json.NewEncoder(h).Encode(s.config.Endpoints)
-	for _, file := range c.Files() {
-		if f, err := os.Open(file); err == nil {
-			io.Copy(h, io.LimitReader(f, 1<<20))
-			f.Close()
+	io.WriteString(h, origin)
+	json.NewEncoder(h).Encode(identity)
+	id := name + " " + email + " " + hex.EncodeToString(h.Sum(nil)[:16])
+	closer, _ := source.(io.Closer)
+	return &opened{s.cache.Source(id, source), name, identity, id, origin, closer}, nil
+}
+
+// signer returns the key of a source that signs for others; the one before, if
+// it was opened from the same.
+func (s *sources) signer(name string, env credential.Env) (signer, error) {
+	if key, ok := s.signers[name]; ok {
+		return key, nil
+	}
+	c := s.config.Sources[name]
+	key, err := steady(s, c, func(origin string) (signer, error) {
+		if s.before != nil {
+			if key, ok := s.before.signers[name]; ok && key.origin == origin {
+				return key, nil
+			}
 		}
+		key, err := c.OpenSigner(s.ctx, env)
+		return signer{key, origin}, err
+	})
+	if err == nil {
+		s.signers[name] = key
 	}
-	if c, ok := source.(io.Closer); ok {
-		s.closers = append(s.closers, c)
-	}
-	id := key + " " + hex.EncodeToString(h.Sum(nil)[:16])
-	o := &opened{s.cache.Source(id, source), name, identity, id}
-	s.opened[key] = o
-	return o, nil
+	return key, err
 }

@@ -62,9 +62,9 @@ var remedies = []struct {
 	again bool
 	fix   string
 }{
-	{tpm2.TPMRCAuthFail, "", false, "PASSWORD is wrong. It is not tried again, since a few wrong ones lock the TPM: correct it and reload"},
-	{tpm2.TPMRCBadAuth, "", false, "PASSWORD is wrong. It is not tried again: correct it and reload"},
-	{tpm2.TPMRCLockout, "", false, "the TPM is locked after wrong passwords. Nothing is tried until a reload: wait for it to unlock, or run tpm2_dictionarylockout --clear-lockout"},
+	{tpm2.TPMRCAuthFail, "", false, "PASSWORD is wrong. It is not tried again, since a few wrong ones lock the TPM: correct it, or restart gcemds if the TPM was what was wrong"},
+	{tpm2.TPMRCBadAuth, "", false, "PASSWORD is wrong. It is not tried again: correct it, or restart gcemds if the TPM was what was wrong"},
+	{tpm2.TPMRCLockout, "", false, "the TPM is locked after wrong passwords. Nothing is tried any more: wait for it to unlock, or run tpm2_dictionarylockout --clear-lockout, then restart gcemds"},
 	{tpm2.TPMRCPolicyFail, "", false, "the key is bound to other PCRs, other values of them, or another policy: compare pcrs and duplicate_select with how the key was made, or make the key anew for this state of the machine"},
 	{tpm2.TPMRCValue, checkPCRs.name, false, "the PCRs have not the values of pcr_digest: the machine was started in another way"},
 	{tpm2.TPMRCValue, importKey.name, false, "this TPM takes no RSA key of that size: create one with 2048 bits"},

@@ -255,7 +255,7 @@ func (v *visit) load(k *Key, known object) (object, tpm2.Session, error) {
 			return there, nil, err
 		}
 		if !bytes.Equal(there.name.Buffer, known.name.Buffer) {
-			return there, nil, &Error{Device: v.device.address, Step: "find the key", Fix: "reload, if that is the key you want",
+			return there, nil, &Error{Device: v.device.address, Step: "find the key", Fix: "restart gcemds, if that is the key you want",
 				Err: fmt.Errorf("another key is at 0x%08x now", k.Handle)}
 		}
 	}
