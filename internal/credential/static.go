@@ -109,7 +109,7 @@ func (c *Static) files() []string {
 }
 
 func (c *Static) open(_ context.Context, env Env) (token.Source, Identity, error) {
-	s := &staticSource{Static: *c}
+	s := &staticSource{*c, map[Secret]string{}}
 	var steps []string
 	if c.Env {
 		s.fromEnvironment()
@@ -131,6 +131,7 @@ func (c *Static) open(_ context.Context, env Env) (token.Source, Identity, error
 		if err != nil {
 			return nil, Identity{}, fmt.Errorf("id_tokens: %w", err)
 		}
+		s.emails[ref] = claims.Email
 		if id.Email == "" && isEmail(claims.Email) {
 			id.Email = claims.Email
 		}
@@ -165,7 +166,10 @@ func (s *staticSource) fromEnvironment() {
 }
 
 // A staticSource reads its tokens anew each time: files change.
-type staticSource struct{ Static }
+type staticSource struct {
+	Static
+	emails map[Secret]string // in the ID tokens when it was opened
+}
 
 func (s *staticSource) read(ref Secret) (string, error) {
 	data, err := ref.read()
@@ -230,6 +234,10 @@ func (s *staticSource) identity(audience string) (token.Token, error) {
 				return token.Token{}, exchange.About("static", err)
 			}
 			if any || slices.Contains(claims.Audience, audience) {
+				if was := s.emails[ref]; claims.Email != was {
+					return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("static: the ID token in %s is of %.100q by now, not of %.100q; if that is meant, gcemds reload",
+						ref, exchange.Redact(claims.Email), exchange.Redact(was))}
+				}
 				return s.alive("ID token", ref, token.Token{Value: value, Expiry: claims.expiry}, now)
 			}
 		}

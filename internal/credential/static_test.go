@@ -161,6 +161,35 @@ func TestStaticRotates(t *testing.T) {
 	}
 }
 
+// A token of somebody else in the file is not handed out in the name of who was
+// there when it was opened.
+func TestStaticOfAnother(t *testing.T) {
+	write := func(path, email string) {
+		if err := os.WriteFile(path, []byte(jwtFor(fmt.Sprintf(`{"aud":"a","exp":%d,"email":%q}`, time.Now().Add(time.Hour).Unix(), email))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := textFile(t, "")
+	write(path, robot)
+	config := Config{Static: &Static{IDTokens: []Secret{Secret("file:" + path)}}}
+	source, _, err := config.Open(t.Context(), Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := token.Request{Audience: "a"}
+	if _, err := source.Mint(t.Context(), req); err != nil {
+		t.Errorf("Mint = %v, want the token", err)
+	}
+	write(path, "other@p.iam.gserviceaccount.com")
+	got, err := source.Mint(t.Context(), req)
+	if err == nil || kindOf(t, err) != token.Misconfigured || !strings.Contains(err.Error(), `is of "other@p.iam.gserviceaccount.com" by now, not of "`+robot+`"`) {
+		t.Errorf("Mint of the token of another = %v, %v, want Misconfigured and whose it is", got, err)
+	}
+	if _, id, err := mint(t, config, Env{}, req); err != nil || id.Email != "other@p.iam.gserviceaccount.com" {
+		t.Errorf("opened again it is of %q, %v, want the other", id.Email, err)
+	}
+}
+
 func TestStaticRefused(t *testing.T) {
 	for want, c := range map[string]Static{
 		"needs access_token, id_tokens or env": {},

@@ -21,8 +21,9 @@ import (
 // application-default login" writes, also with --login-config for a workforce
 // pool. In YAML it may be the file alone.
 //
-// The file is read anew for each token, so a new login counts at once; it is
-// not watched, since we write to it ourselves.
+// The file is read anew for each token, so a new login of the same person
+// counts from the next one on, which is when those of the old login end, within
+// the hour. It is not watched, since we write to it ourselves.
 type User struct {
 	File string `yaml:"file,omitempty" is:"place"`
 
@@ -78,6 +79,7 @@ func (c *User) open(_ context.Context, env Env) (token.Source, Identity, error) 
 	if err != nil {
 		return nil, Identity{}, err
 	}
+	s.email = f.email()
 	if f.workforce() {
 		if err := writable(c.path()); err != nil {
 			env.log().Warn("the login cannot be kept: Google replaces its refresh token from time to time, and the file cannot be written; after the next start it may be necessary to log in again",
@@ -94,6 +96,7 @@ func (c *User) load(data []byte, env Env) (token.Source, Identity, error) {
 	if err != nil {
 		return nil, Identity{}, err
 	}
+	s.email = f.email()
 	return s, s.identity(f), nil
 }
 
@@ -132,6 +135,14 @@ func parseUser(data []byte) (*userFile, error) {
 	return &f, nil
 }
 
+// email is that of the person, or "" if the file does not have it.
+func (f *userFile) email() string {
+	if isEmail(f.Account) {
+		return f.Account
+	}
+	return ""
+}
+
 // command is what a person enters to log in again.
 func (f *userFile) command() string {
 	if f.workforce() {
@@ -144,6 +155,7 @@ func (f *userFile) command() string {
 type userSource struct {
 	config    *User
 	read      func() ([]byte, error)
+	email     string // in the file when it was opened, may be empty
 	endpoints Endpoints
 	client    *exchange.Client
 	log       *slog.Logger
@@ -151,11 +163,7 @@ type userSource struct {
 }
 
 func (s *userSource) identity(f *userFile) Identity {
-	id := Identity{ProjectID: f.QuotaProject, Steps: []string{"login in " + s.config.path(), "token endpoint " + hostOf(f.TokenURL)}}
-	if isEmail(f.Account) {
-		id.Email = f.Account
-	}
-	return id
+	return Identity{Email: f.email(), ProjectID: f.QuotaProject, Steps: []string{"login in " + s.config.path(), "token endpoint " + hostOf(f.TokenURL)}}
 }
 
 // parse reads the JSON form and completes it.
@@ -214,6 +222,10 @@ func (s *userSource) mint(ctx context.Context, req token.Request) (token.Token, 
 		f, err := s.login()
 		if err != nil {
 			return token.Token{}, err
+		}
+		if now := f.email(); now != s.email {
+			return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("the file has the login of %s by now, not of %s; if that is meant, gcemds reload",
+				cmp.Or(now, "somebody it does not name"), cmp.Or(s.email, "whom it did not name before"))}
 		}
 		t, err := s.refresh(ctx, f, unwritten.newest(f.RefreshToken))
 		var failure *token.Error

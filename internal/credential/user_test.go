@@ -183,6 +183,47 @@ func TestUserFails(t *testing.T) {
 	}
 }
 
+// A login of somebody else is not used in the name of who was logged in when
+// the file was opened.
+func TestUserIsAnother(t *testing.T) {
+	google := newRotation(t)
+	for _, tc := range []struct {
+		before, now string
+		want        string // of the error; "": none
+	}{
+		{"ann@example.com", "ann@example.com", ""},
+		{"", "", ""},
+		{"ann@example.com", "bob@example.com", "the login of bob@example.com by now, not of ann@example.com; if that is meant, gcemds reload"},
+		{"", "bob@example.com", "the login of bob@example.com by now"},
+		{"ann@example.com", "", "not of ann@example.com"},
+	} {
+		google.last = 1
+		path := loginFile(t, google.URL, map[string]any{"account": tc.before})
+		config := Config{User: &User{File: path}}
+		source, _, err := config.Open(t.Context(), Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(loginFile(t, google.URL, map[string]any{"account": tc.now}))
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch _, err := source.Mint(t.Context(), access); {
+		case tc.want == "" && err != nil:
+			t.Errorf("after a new login of the same %q: %v", tc.now, err)
+		case tc.want != "" && (err == nil || kindOf(t, err) != token.Misconfigured || !strings.Contains(err.Error(), tc.want) || google.last != 1):
+			t.Errorf("after a login of %q instead of %q: %v and %d calls, want Misconfigured, %q and none", tc.now, tc.before, err, google.last-1, tc.want)
+		}
+		google.last = 1
+		if _, id, err := mint(t, config, Env{}, access); err != nil || id.Email != tc.now {
+			t.Errorf("opened again it is of %q, %v, want %q", id.Email, err, tc.now)
+		}
+	}
+}
+
 // A rotation is a token endpoint that replaces the refresh token each time and
 // takes only the last one.
 type rotation struct {
