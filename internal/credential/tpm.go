@@ -184,7 +184,7 @@ func (c *TPMKey) unlocked() (tpm.Key, error) {
 // or an RSA key with scheme null. It holds nothing that needs closing, and
 // shows the TPM no password before the first signature. Errors of signatures
 // are *token.Error: unavailable if the next may succeed.
-func (c *TPMKey) signer() (*tpmSigner, error) {
+func (c *TPMKey) signer(ctx context.Context) (*tpmSigner, error) {
 	k, err := c.unlocked()
 	if err != nil {
 		return nil, err
@@ -202,7 +202,7 @@ func (c *TPMKey) signer() (*tpmSigner, error) {
 			return nil, fmt.Errorf("%s: %w", c.KeyFile, err)
 		}
 	}
-	s, err := tpm.Open(k)
+	s, err := tpm.Open(ctx, k)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +211,8 @@ func (c *TPMKey) signer() (*tpmSigner, error) {
 
 // A tpmSigner is a key in a TPM whose errors have a kind.
 type tpmSigner struct{ *tpm.Signer }
+
+func (s *tpmSigner) within(ctx context.Context) crypto.Signer { return &tpmSigner{s.Within(ctx)} }
 
 func (s *tpmSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return s.kind(s.Signer.Sign(rand, digest, opts))
@@ -240,8 +242,8 @@ func (c *TPMKey) where() string {
 	return "key of the TPM in " + c.KeyFile
 }
 
-func (c *TPM) open(_ context.Context, env Env) (token.Source, Identity, error) {
-	signer, err := c.signer()
+func (c *TPM) open(ctx context.Context, env Env) (token.Source, Identity, error) {
+	signer, err := c.signer(ctx)
 	if err != nil {
 		return nil, Identity{}, err
 	}
@@ -253,4 +255,6 @@ func (c *TPM) open(_ context.Context, env Env) (token.Source, Identity, error) {
 }
 
 // openSigner lets a federation with certificates use the key.
-func (c *TPM) openSigner(context.Context, Env) (crypto.Signer, error) { return c.TPMKey.signer() }
+func (c *TPM) openSigner(ctx context.Context, _ Env) (crypto.Signer, error) {
+	return c.TPMKey.signer(ctx)
+}

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"context"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -99,6 +100,13 @@ func TestTPMMints(t *testing.T) {
 		t.Errorf("Mint of an ID token = %v", err)
 	}
 
+	// A mint ends with its context, whatever the TPM does.
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := source.Mint(ended, req); kindOf(t, err) != token.Unavailable || !strings.Contains(err.Error(), "wait for the TPM") && !strings.Contains(err.Error(), "connect") {
+		t.Errorf("Mint with a context that has ended = %v, want that the TPM is not asked", err)
+	}
+
 	// Without the TPM there are no tokens, but may be later. The workload
 	// hears no more than that; the log hears all.
 	s.Kill()
@@ -179,7 +187,7 @@ func TestTPMKeyFiles(t *testing.T) {
 	if err := open(key); err == nil || !strings.Contains(err.Error(), "Google takes RSA keys only") {
 		t.Errorf("Open of an EC key = %v, want that Google does not take it", err)
 	}
-	if _, err := key.signer(); err != nil {
+	if _, err := key.signer(t.Context()); err != nil {
 		t.Errorf("an EC key is no signer: %v", err)
 	}
 	if err := os.Chmod(key.KeyFile, 0o644); err != nil {
@@ -189,7 +197,7 @@ func TestTPMKeyFiles(t *testing.T) {
 		t.Errorf("Open of a file that all can read = %v, want what to run", err)
 	}
 	key.Permissions = "relaxed"
-	if _, err := key.signer(); err != nil {
+	if _, err := key.signer(t.Context()); err != nil {
 		t.Errorf("with permissions: relaxed: %v", err)
 	}
 	if err := key.Create("p256"); err == nil || !strings.Contains(err.Error(), "is there already") {
@@ -217,7 +225,7 @@ func TestTPMRestricted(t *testing.T) {
 		tpm2_create -C primary.ctx -G rsa2048:rsassa-sha256:null -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign|restricted -u key.pub -r key.prv
 		tpm2_encodeobject -C primary.ctx -u key.pub -r key.prv -o key.tss.pem`)
 	key := TPMKey{Device: s.Device, KeyFile: s.File("key.tss.pem", nil), Permissions: "relaxed"}
-	signer, err := key.signer()
+	signer, err := key.signer(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

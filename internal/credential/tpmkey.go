@@ -96,7 +96,7 @@ func (c *TPMKey) keep(make func(tpm.Key) (*tpm.KeyFile, error)) error {
 	} else if err := c.save(made); err != nil {
 		return err
 	}
-	signer, err := c.signer()
+	signer, err := c.signer(context.Background())
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (c *TPMKey) Exists() (bool, error) {
 		}
 		return err == nil, err
 	}
-	if _, err := c.signer(); err != nil {
+	if _, err := c.signer(context.Background()); err != nil {
 		if tpm.NoKey(err) {
 			return false, nil
 		}
@@ -144,7 +144,7 @@ func (c *TPMKey) Exists() (bool, error) {
 // Google takes it as the public part of a service account key, which is good
 // as long as the certificate is.
 func (c *TPMKey) Certificate(name string, life time.Duration) ([]byte, error) {
-	signer, err := c.signer()
+	signer, err := c.signer(context.Background())
 	if err != nil {
 		return nil, err
 	}

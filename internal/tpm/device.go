@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"context"
 	"crypto/fips140"
 	"encoding/binary"
 	"errors"
@@ -21,6 +22,7 @@ import (
 const (
 	maxWaiting = 64               // who wants a TPM that is busy; more are refused
 	patience   = 30 * time.Second // to wait for the turn, and for all answers of one visit by socket
+	lastWord   = time.Second      // for the answer that is due when the context of a visit ends
 	maxAnswer  = 4096             // bytes of one answer; more has no TPM
 )
 
@@ -82,8 +84,10 @@ func CheckDevice(address string) error {
 
 // visit waits for its turn, and calls f with a connection. If that breaks or
 // the TPM has forgotten what was loaded, as after a restart, it calls f once
-// more with a new one.
-func (d *device) visit(f func(*visit) error) error {
+// more with a new one. When ctx ends it waits for its turn no longer, and asks
+// nothing more. The answer that is due is still heard, since it may name a guest
+// that is to be flushed: for a moment by socket; a device cannot be interrupted.
+func (d *device) visit(ctx context.Context, f func(*visit) error) error {
 	if d.waiting.Add(1) > maxWaiting {
 		d.waiting.Add(-1)
 		return d.busy(fmt.Errorf("%d others wait already", maxWaiting))
@@ -96,11 +100,14 @@ func (d *device) visit(f func(*visit) error) error {
 	case <-timer.C:
 		d.waiting.Add(-1)
 		return d.busy(fmt.Errorf("no turn within %v", patience))
+	case <-ctx.Done():
+		d.waiting.Add(-1)
+		return d.busy(context.Cause(ctx))
 	}
 	defer func() { <-d.turn }()
-	again, err := d.once(f)
-	if again {
-		_, err = d.once(f)
+	again, err := d.once(ctx, f)
+	if again && ctx.Err() == nil {
+		_, err = d.once(ctx, f)
 	}
 	return err
 }
@@ -110,12 +117,12 @@ func (d *device) busy(err error) error {
 }
 
 // once calls f with a connection, and reports whether another may do better.
-func (d *device) once(f func(*visit) error) (again bool, err error) {
-	t, err := d.open()
+func (d *device) once(ctx context.Context, f func(*visit) error) (again bool, err error) {
+	t, err := d.open(ctx)
 	if err != nil {
 		return true, &Error{Device: d.address, Step: "connect", Again: true, Err: err, Fix: openFix(d.address)}
 	}
-	v := &visit{device: d, transport: t, guests: d.lost}
+	v := &visit{ctx: ctx, device: d, transport: t, guests: d.lost}
 	defer t.Close()
 	defer func() { d.lost = v.leave() }()
 	v.leave()
@@ -125,38 +132,48 @@ func (d *device) once(f func(*visit) error) (again bool, err error) {
 	return err != nil && (v.broken != nil || forgotten(err)), err
 }
 
-func (d *device) open() (transport.TPMCloser, error) {
+func (d *device) open(ctx context.Context) (transport.TPMCloser, error) {
 	switch kind, rest, _ := strings.Cut(d.address, ":"); kind {
 	case "unix", "tcp":
-		conn, err := dial(kind, rest)
+		conn, err := dial(ctx, kind, rest)
 		if err != nil {
 			return nil, err
 		}
-		return &socket{conn}, nil
+		conn.SetDeadline(time.Now().Add(patience))
+		return &socket{conn, context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now().Add(lastWord)) })}, nil
 	}
 	return openDevice(d.address)
 }
 
 // dial connects to a software TPM. As long as that serves somebody else, the
 // place in its queue may be taken, too.
-func dial(kind, address string) (net.Conn, error) {
-	end := time.Now().Add(patience)
+func dial(ctx context.Context, kind, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for {
-		conn, err := net.DialTimeout(kind, address, patience)
-		if err == nil {
-			conn.SetDeadline(end)
-			return conn, nil
+		conn, err := new(net.Dialer).DialContext(ctx, kind, address)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
 		}
-		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
 			return nil, err
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
 // A socket is a connection to a software TPM: commands and answers as they
 // are, each with its size in the header.
-type socket struct{ net.Conn }
+type socket struct {
+	net.Conn
+	stop func() bool // ends what ends it with the context
+}
+
+func (s *socket) Close() error {
+	s.stop()
+	return s.Conn.Close()
+}
 
 // Send implements transport.TPM. A command that the TPM was not ready to begin
 // is sent again, as it is meant to be; the first with a password is one.

@@ -2,9 +2,11 @@ package tpm
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -37,7 +39,7 @@ func TestNoDevice(t *testing.T) {
 		"/dev/null-tpm": "is there a TPM 2.0",
 	} {
 		k.Device = device
-		_, err := Open(k)
+		_, err := Open(t.Context(), k)
 		var e *Error
 		if !errors.As(err, &e) || !e.Again || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open of %s = %v, want an *Error that may pass, with %q", device, err, want)
@@ -59,7 +61,7 @@ func TestNoDevice(t *testing.T) {
 		}
 	}()
 	k.Device = "tcp:" + l.Addr().String()
-	if _, err := Open(k); err == nil {
+	if _, err := Open(t.Context(), k); err == nil {
 		t.Error("Open of a web server is a key")
 	}
 }
@@ -70,7 +72,7 @@ func TestQueueIsBounded(t *testing.T) {
 	d.turn <- struct{}{} // a visit that does not end
 	refused := make(chan error, maxWaiting+1)
 	for range maxWaiting + 1 {
-		go func() { refused <- d.visit(func(*visit) error { return nil }) }()
+		go func() { refused <- d.visit(t.Context(), func(*visit) error { return nil }) }()
 	}
 	err := <-refused
 	var e *Error
@@ -87,6 +89,77 @@ func TestQueueIsBounded(t *testing.T) {
 	if n := d.waiting.Load(); n != 0 {
 		t.Errorf("%d wait when all have had their turn", n)
 	}
+}
+
+// A signature ends with its context: while others have the TPM, and while it
+// does not answer.
+func TestSignEndsWithContext(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	text, err := os.ReadFile("testdata/plain.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Key{Device: "tcp:" + l.Addr().String()}
+	if k.File, err = ParseKeyFile(text); err != nil {
+		t.Fatal(err)
+	}
+	signer, err := Open(t.Context(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := errors.New("the end of the context")
+	ends := func(when string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, end)
+		defer cancel()
+		begin := time.Now()
+		err := sign(signer.Within(ctx))
+		var e *Error
+		if took := time.Since(begin); !errors.As(err, &e) || !e.Again || took > patience/3 {
+			t.Errorf("%s: a signature ends after %v with %v, want soon after its context, with an *Error that may pass", when, took, err)
+		}
+	}
+	ends("no answer")
+	signer.device.turn <- struct{}{}
+	ends("no turn")
+	<-signer.device.turn
+	if n := signer.device.waiting.Load(); n != 0 {
+		t.Errorf("%d wait when all have given up", n)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(end)
+	if _, err := Open(ctx, Key{Device: k.Device, Handle: 0x81010002}); err == nil {
+		t.Error("a key is opened without an answer")
+	}
+
+	// Between two commands. What is in the TPM by then is taken out all the same.
+	s := swtpm.Start(t)
+	k = persistent(t, s, "secret")
+	var commands atomic.Int32
+	ctx, cancel = context.WithCancelCause(t.Context())
+	k.Device = middle(t, s, func([]byte) bool {
+		if commands.Add(1) == 3 {
+			cancel(end)
+		}
+		return false
+	})
+	if signer, err = Open(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	commands.Store(0)
+	err = sign(signer.Within(ctx))
+	var e *Error
+	if !errors.As(err, &e) || !e.Again {
+		t.Errorf("a signature whose context ends in the middle is %v, want an *Error that may pass", err)
+	}
+	if err := sign(signer); err != nil {
+		t.Errorf("the next: %v", err)
+	}
+	left(t, s)
 }
 
 // persistent is a TPM with our key at 0x81010002.
@@ -198,7 +271,7 @@ func middle(t *testing.T, s *swtpm.TPM, disturb func(command []byte) (cut bool))
 			if err != nil || disturb(buffer[:n]) {
 				return
 			}
-			tpm, err := deviceAt(s.Device).open()
+			tpm, err := deviceAt(s.Device).open(t.Context())
 			if err != nil {
 				return
 			}
@@ -241,7 +314,7 @@ func TestOneMoreTry(t *testing.T) {
 		cuts.Add(1)
 		return true
 	})
-	signer, err := Open(k)
+	signer, err := Open(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +383,7 @@ func TestPasswordsStayHere(t *testing.T) {
 			if k.File, err = Create(k, P256); err != nil {
 				t.Fatal(err)
 			}
-			signer, err := Open(k)
+			signer, err := Open(t.Context(), k)
 			if err == nil {
 				err = sign(signer)
 			}

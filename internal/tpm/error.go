@@ -90,7 +90,7 @@ const noPlace = "other programs hold all places of the TPM: use /dev/tpmrm0, whi
 
 // failed makes an Error of what a step returned.
 func (v *visit) failed(s step, err error) error {
-	e := &Error{Device: v.device.address, Step: s.name, Err: err, Again: v.broken != nil || forgotten(err)}
+	e := &Error{Device: v.device.address, Step: s.name, Err: err, Again: v.broken != nil || v.ctx.Err() != nil || forgotten(err)}
 	for _, r := range remedies {
 		if errors.Is(err, r.code) && (r.step == "" || r.step == s.name) {
 			e.Again = e.Again || r.again

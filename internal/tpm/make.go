@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
@@ -133,7 +134,7 @@ func (k Key) make(area tpm2.TPMTPublic, f func(place, tpm2.TPMTPublic) (tpm2.TPM
 		return nil, err
 	}
 	var file *KeyFile
-	err := deviceAt(k.Device).visit(func(v *visit) error {
+	err := deviceAt(k.Device).visit(context.Background(), func(v *visit) error {
 		ek, end, err := v.greet(&k)
 		if err != nil {
 			return err
@@ -197,7 +198,7 @@ func (k Key) persist(handle uint32, load func(*visit, *object, func()) (object, 
 	if !isPersistent(handle) {
 		return fmt.Errorf("0x%08x is not a handle for a key that stays in the TPM: those begin with 0x81", handle)
 	}
-	return deviceAt(k.Device).visit(func(v *visit) error {
+	return deviceAt(k.Device).visit(context.Background(), func(v *visit) error {
 		ek, end, err := v.greet(&k)
 		if err != nil {
 			return err
@@ -235,7 +236,7 @@ type Info struct {
 // Look asks a TPM about itself, and makes the parent of k to see that it can.
 func Look(k Key) (Info, error) {
 	info := Info{Device: deviceAt(k.Device).address}
-	err := deviceAt(k.Device).visit(func(v *visit) error {
+	err := deviceAt(k.Device).visit(context.Background(), func(v *visit) error {
 		var maker uint32
 		for property, into := range map[tpm2.TPMPT]*uint32{
 			tpm2.TPMPTManufacturer: &maker, tpm2.TPMPTLockoutCounter: &info.Failures, tpm2.TPMPTMaxAuthFail: &info.MaxFailures,

@@ -8,6 +8,7 @@ package tpm
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"errors"
 	"fmt"
@@ -73,20 +74,24 @@ type Signer struct {
 	device *device
 	object object // public part and name; its handle is that of a key that has one
 	public crypto.PublicKey
-	spent  *Error // why it signs no more; guarded by the turn of the device
+	spent  *spent
+	ctx    context.Context // see Within
 }
+
+// spent says why a signer signs no more. It is guarded by the turn of the device.
+type spent struct{ why *Error }
 
 // Open connects to the TPM and returns the signer of a key. It shows no
 // password yet.
-func Open(k Key) (*Signer, error) {
+func Open(ctx context.Context, k Key) (*Signer, error) {
 	if err := k.check(); err != nil {
 		return nil, err
 	}
-	s := &Signer{key: k, device: deviceAt(k.Device)}
+	s := &Signer{key: k, device: deviceAt(k.Device), spent: &spent{}, ctx: context.Background()}
 	if k.File != nil {
 		s.object = k.File.object()
 	}
-	err := s.device.visit(func(v *visit) (err error) {
+	err := s.device.visit(ctx, func(v *visit) (err error) {
 		if k.File == nil {
 			s.object, err = v.persistent(k.Handle, "key")
 		}
@@ -123,6 +128,13 @@ func signing(p *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 		return nil, errors.New("the key is not for signing, it has not the attribute sign; is it a parent key?")
 	}
 	return public, nil
+}
+
+// Within returns the signer for calls that end with ctx.
+func (s *Signer) Within(ctx context.Context) *Signer {
+	bound := *s
+	bound.ctx = ctx
+	return &bound
 }
 
 // Public returns the public key.
@@ -164,9 +176,9 @@ func (s *Signer) sign(digest []byte, opts crypto.SignerOpts, hashed func(*visit)
 		return nil, &Error{Device: s.device.address, Step: "sign", Err: err}
 	}
 	var signature tpm2.TPMTSignature
-	err = s.device.visit(func(v *visit) error {
-		if s.spent != nil { // looked at when it is our turn: others were before us
-			return s.spent
+	err = s.device.visit(s.ctx, func(v *visit) error {
+		if s.spent.why != nil { // looked at when it is our turn: others were before us
+			return s.spent.why
 		}
 		key, session, err := v.load(&s.key, s.object)
 		if err != nil {
@@ -203,7 +215,7 @@ func (s *Signer) sign(digest []byte, opts crypto.SignerOpts, hashed func(*visit)
 func (s *Signer) refused(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e.stops() {
-		s.spent = e
+		s.spent.why = e
 	}
 	return err
 }

@@ -63,7 +63,7 @@ func file(t testing.TB, s *swtpm.TPM, name string) *KeyFile {
 func open(t testing.TB, s *swtpm.TPM, k Key) *Signer {
 	t.Helper()
 	k.Device = s.Device
-	signer, err := Open(k)
+	signer, err := Open(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,10 +153,10 @@ func TestKeysOfTools(t *testing.T) {
 	refuses(t, "the endorsement key as parent", open(t, s, Key{File: file(t, s, "plain.tss.pem"), Parent: RSAEK}), tpm2.TPMRCIntegrity)
 	refuses(t, "a parent that is none", open(t, s, Key{File: file(t, s, "plain.tss.pem"), Parent: "0x81010002"}), 0, "correct parent")
 	refuses(t, "a parent that is not there", open(t, s, Key{File: file(t, s, "plain.tss.pem"), Parent: "0x81000009"}), tpm2.TPMRCHandle, "no key at that handle")
-	if _, err := Open(Key{Device: s.Device, Handle: 0x81010009}); !errors.Is(err, tpm2.TPMRCHandle) {
+	if _, err := Open(t.Context(), Key{Device: s.Device, Handle: 0x81010009}); !errors.Is(err, tpm2.TPMRCHandle) {
 		t.Errorf("Open of a handle without a key = %v, want that it is not there", err)
 	}
-	if _, err := Open(Key{Device: s.Device, Handle: 0x81000001}); err == nil || !strings.Contains(err.Error(), "is it a parent key") {
+	if _, err := Open(t.Context(), Key{Device: s.Device, Handle: 0x81000001}); err == nil || !strings.Contains(err.Error(), "is it a parent key") {
 		t.Errorf("Open of a storage key = %v, want that it does not sign", err)
 	}
 	left(t, s)
@@ -240,10 +240,10 @@ func TestPasswordsAbove(t *testing.T) {
 	if n, err := Look(Key{Device: s.Device, Passwords: Passwords{Owner: []byte("owner"), Endorsement: []byte("endorse")}}); err != nil || n.Failures != 0 {
 		t.Errorf("the TPM counts %d wrong passwords (%v), want none: hierarchies do not lock it", n.Failures, err)
 	}
-	if _, err := Open(Key{Device: s.Device, File: f, Passwords: Passwords{Key: []byte("a\x00b")}}); err == nil {
+	if _, err := Open(t.Context(), Key{Device: s.Device, File: f, Passwords: Passwords{Key: []byte("a\x00b")}}); err == nil {
 		t.Error("Open takes a password with a zero byte, which the TPM would take for another")
 	}
-	if _, err := Open(Key{Device: s.Device, File: f, Passwords: Passwords{Key: make([]byte, 33)}}); err == nil {
+	if _, err := Open(t.Context(), Key{Device: s.Device, File: f, Passwords: Passwords{Key: make([]byte, 33)}}); err == nil {
 		t.Error("Open takes a password of 33 bytes")
 	}
 }

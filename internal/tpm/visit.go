@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 // A visit is one use of a TPM. What it loads and the sessions it begins are
 // gone when it leaves.
 type visit struct {
+	ctx       context.Context
 	device    *device
 	transport transport.TPM
 	broken    error            // set: the connection is of no more use
@@ -22,6 +24,16 @@ type visit struct {
 
 // Send implements transport.TPM for the commands of tpm2.
 func (v *visit) Send(command []byte) ([]byte, error) {
+	if v.ctx.Err() != nil {
+		return nil, context.Cause(v.ctx)
+	}
+	return leaving{v}.Send(command)
+}
+
+// A leaving visit sends what has to be said when its context has ended, too.
+type leaving struct{ *visit }
+
+func (v leaving) Send(command []byte) ([]byte, error) {
 	if v.broken != nil {
 		return nil, v.broken
 	}
@@ -47,7 +59,7 @@ func (v *visit) flush(h tpm2.TPMHandle) {
 	if i < 0 {
 		return
 	}
-	tpm2.FlushContext{FlushHandle: h}.Execute(v)
+	tpm2.FlushContext{FlushHandle: h}.Execute(leaving{v})
 	if v.broken == nil {
 		v.guests = slices.Delete(v.guests, i, i+1)
 	}
