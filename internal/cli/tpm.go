@@ -221,7 +221,7 @@ wrong password is tried once.`,
 			results := make([]checkedTPM, len(names))
 			failed := false
 			for i, name := range names {
-				env := credential.Env{Endpoints: cfg.Endpoints}
+				env := credential.Env{Endpoints: cfg.Endpoints, Check: true}
 				results[i] = checkedTPM{name, cfg.Sources[name].TPM.Check(c.Context(), env, mint)}
 				failed = failed || results[i].failed()
 			}

@@ -142,6 +142,10 @@ type Env struct {
 	Email     string           // of the account, for a credential that can be any
 	Log       *slog.Logger     // nil: silent
 
+	// Check says that this process mints to see whether it can, and ends. What
+	// it would have to remember it must not cause.
+	Check bool
+
 	// Header marks the calls to other metadata servers, so that our own
 	// refuses them; nil: there is none.
 	Header map[string]string

@@ -101,7 +101,7 @@ func (c *User) load(data []byte, env Env) (token.Source, Identity, error) {
 }
 
 func (c *User) source(read func() ([]byte, error), env Env) *userSource {
-	return &userSource{config: c, read: read, endpoints: env.Endpoints, client: env.client(), log: env.log(), slot: make(chan struct{}, 1)}
+	return &userSource{config: c, read: read, endpoints: env.Endpoints, client: env.client(), log: env.log(), check: env.Check, slot: make(chan struct{}, 1)}
 }
 
 // A userFile is the JSON form of a login (sections 3.4 and 3.5).
@@ -159,6 +159,7 @@ type userSource struct {
 	endpoints Endpoints
 	client    *exchange.Client
 	log       *slog.Logger
+	check     bool          // see Env
 	slot      chan struct{} // who has it may use the refresh token
 }
 
@@ -227,6 +228,11 @@ func (s *userSource) mint(ctx context.Context, req token.Request) (token.Token, 
 			return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("the file has the login of %s by now, not of %s; if that is meant, gcemds reload",
 				cmp.Or(now, "somebody it does not name"), cmp.Or(s.email, "whom it did not name before"))}
 		}
+		if s.check && f.workforce() {
+			if err := writable(s.config.path()); err != nil {
+				return token.Token{}, &token.Error{Kind: token.Misconfigured, Err: fmt.Errorf("not tried: the refresh token may be replaced, and the new one would be lost with this command, since the file cannot be written: %w", err)}
+			}
+		}
 		t, err := s.refresh(ctx, f, unwritten.newest(f.RefreshToken))
 		var failure *token.Error
 		if errors.As(err, &failure) && failure.Kind == token.Denied {
@@ -278,15 +284,21 @@ func (s *userSource) refresh(ctx context.Context, f *userFile, refresh string) (
 }
 
 // keep puts a new refresh token in the place of the one in the file. A file
-// that was changed meanwhile stays: a login is newer than what we have.
+// that was changed meanwhile stays: a login is newer than what we have. Only
+// what is written in the moment between the last look and the rename is lost;
+// gcloud has no lock that we could take.
 func (s *userSource) keep(was, refresh string) {
 	path := s.config.path()
 	data, err := s.read()
+	var changed []byte
 	if err == nil {
-		data, err = replaceRefreshToken(data, was, refresh)
+		changed, err = replaceRefreshToken(data, was, refresh)
 	}
-	if err == nil && data != nil {
-		err = replaceFile(path, data)
+	if err == nil && changed != nil {
+		err = replaceFile(path, changed, func() bool {
+			now, err := s.read()
+			return err == nil && bytes.Equal(now, data)
+		})
 	}
 	if err != nil {
 		unwritten.add(was, refresh)
@@ -311,13 +323,10 @@ func replaceRefreshToken(data []byte, was, refresh string) ([]byte, error) {
 	return json.MarshalIndent(fields, "", "  ")
 }
 
-// replaceFile gives a file new content, whole and for its owner alone.
-func replaceFile(path string, data []byte) error {
-	path, err := filepath.EvalSymlinks(path) // a rename would replace the link
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
+// replaceFile gives a file new content, whole and for its owner alone. It
+// leaves the file if that is not the same any more when all is ready.
+func replaceFile(path string, data []byte, same func() bool) error {
+	path, f, err := createBeside(path)
 	if err != nil {
 		return err
 	}
@@ -329,7 +338,7 @@ func replaceFile(path string, data []byte) error {
 	if e := f.Close(); err == nil {
 		err = e
 	}
-	if err != nil {
+	if err != nil || !same() {
 		return err
 	}
 	return os.Rename(f.Name(), path)
@@ -337,16 +346,36 @@ func replaceFile(path string, data []byte) error {
 
 // writable reports why replaceFile would fail.
 func writable(path string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	_, f, err := createBeside(path)
 	if err != nil {
 		return err
 	}
 	f.Close()
 	return os.Remove(f.Name())
+}
+
+// createBeside makes a file that can take the place of another: in the same
+// folder, with mode 0600 and of the same owner. It returns where that one is,
+// since a rename would replace a link.
+func createBeside(path string) (string, *os.File, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", nil, err
+	}
+	was, err := os.Stat(path)
+	if err != nil {
+		return "", nil, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return "", nil, err
+	}
+	if err := giveTo(f, was); err != nil {
+		f.Close()
+		os.Remove(f.Name())
+		return "", nil, fmt.Errorf("the file has another owner: %w", err)
+	}
+	return path, f, nil
 }
 
 // unwritten has the refresh tokens that could not be written, by those in

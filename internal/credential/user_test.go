@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -326,6 +327,81 @@ func TestRefreshTokenIsKept(t *testing.T) {
 	}
 	if got := refreshTokenIn(t, path); !strings.HasPrefix(got, "planted-login-") {
 		t.Errorf("the file has %s, want the new login", got)
+	}
+}
+
+// A login in the last moment before the file is replaced stays.
+func TestRefreshTokenAndLogin(t *testing.T) {
+	google := newRotation(t)
+	path := workforceFile(t, google.URL, nil)
+	source, _, err := Config{User: &User{File: path}}.Open(t.Context(), Env{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	login, err := os.ReadFile(workforceFile(t, google.URL, map[string]any{"refresh_token": "planted-login"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := source.(*userSource)
+	read, reads := s.read, 0
+	s.read = func() ([]byte, error) {
+		if reads++; reads == 3 { // after that for the mint, and that for the new refresh token
+			if err := os.WriteFile(path, login, 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		return read()
+	}
+	if _, err := source.Mint(t.Context(), access); err != nil {
+		t.Fatal(err)
+	}
+	if got := refreshTokenIn(t, path); got != "planted-login" || reads != 3 {
+		t.Errorf("after a login in the last moment the file has %s, want the login; it was read %d times, want 3", got, reads)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A file that root replaces stays that of its owner.
+func TestRefreshTokenOfAnotherUser(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have their owner from their folder here")
+	}
+	google := newRotation(t)
+	path := workforceFile(t, google.URL, nil)
+	const nobody = 65534
+	if err := os.Chown(path, nobody, nobody); err != nil {
+		t.Skip("only root can give a file to another user; sudo go test ./internal/credential: ", err)
+	}
+	if _, _, err := mint(t, Config{User: &User{File: path}}, Env{}, access); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := reflect.Indirect(reflect.ValueOf(info.Sys()))
+	if uid := owner.FieldByName("Uid").Uint(); uid != nobody || info.Mode() != 0o600 || refreshTokenIn(t, path) != "planted-2" {
+		t.Errorf("the new file with %s is of user %d with mode %v, want that of its owner, %d", refreshTokenIn(t, path), uid, info.Mode(), nobody)
+	}
+}
+
+// A check whose new refresh token would be lost asks for none: the server that
+// runs has the old one.
+func TestCheckKeepsTheLogin(t *testing.T) {
+	google := newRotation(t)
+	path := filepath.Join(t.TempDir(), strings.Repeat("x", 250)) // see TestRefreshTokenCannotBeKept
+	if err := os.Rename(workforceFile(t, google.URL, nil), path); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := mint(t, Config{User: &User{File: path}}, Env{Check: true}, access)
+	if err == nil || kindOf(t, err) != token.Misconfigured || !strings.Contains(err.Error(), "not tried") || google.last != 1 {
+		t.Errorf("a check with a file that cannot be written = %v after %d rotations, want Misconfigured and none", err, google.last-1)
+	}
+	path = workforceFile(t, google.URL, nil)
+	if _, _, err := mint(t, Config{User: &User{File: path}}, Env{Check: true}, access); err != nil || refreshTokenIn(t, path) != "planted-2" {
+		t.Errorf("a check with a file that can be written = %v, want a token and the new refresh token there", err)
 	}
 }
 

@@ -48,7 +48,7 @@ func Check(ctx context.Context, c *config.Config, log *slog.Logger, mint bool) (
 			return nil, fmt.Errorf("gke.kubeconfig: %w", err)
 		}
 	}
-	d.env = credential.Env{Client: &exchange.Client{Log: log}, Issuer: d.issuer, Log: log}
+	d.env = credential.Env{Client: &exchange.Client{Log: log}, Issuer: d.issuer, Log: log, Check: true}
 	p, err := d.plan(ctx, c)
 	if err == nil {
 		defer p.sources.close(nil)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/gcemds/gcemds/internal/daemon"
+	"github.com/gcemds/gcemds/internal/token"
 )
 
 // An upstream is a token endpoint. It remembers what nobody may see in a log.
@@ -251,5 +252,27 @@ func TestMetrics(t *testing.T) {
 	w.hang("instance/name")
 	if got := w.metric("gcemds_hanging_requests"); got != 1 {
 		t.Errorf("gcemds_hanging_requests is %v, want 1", got)
+	}
+}
+
+// TestCheckKeepsTheLogin: config check --mint does not use up the refresh token
+// of the server that runs, where it could not write the new one down.
+func TestCheckKeepsTheLogin(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	w := prepare(t, "")
+	name := strings.Repeat("x", 250) // so long that no file can be made beside it
+	w.file(name, `{"type": "external_account_authorized_user", "audience": "//iam.googleapis.com/locations/global/workforcePools/p/providers/q", `+
+		`"client_id": "i", "client_secret": "s", "refresh_token": "r", "token_url": "`+u.URL+`"}`)
+	w.write("sources: {me: {user: " + name + "}}\ninstances: {vm-1: {accounts: {default: {source: me, email: ann@example.com}}}}\n")
+	c, err := w.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	minted, err := daemon.Check(t.Context(), c, slog.New(slog.DiscardHandler), true)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err != nil || len(minted) != 1 || minted[0].Failure != token.Misconfigured.String() || !strings.Contains(minted[0].Error, "not tried") || len(u.secrets) != 0 {
+		t.Errorf("config check --mint: %+v, %v, and %d calls, want a failure of the source and none", minted, err, len(u.secrets)/2)
 	}
 }
