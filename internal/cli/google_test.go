@@ -240,6 +240,45 @@ providers:
 		t.Errorf("SAML of the file = %d, want 200", got)
 	}
 
+	// What a knob of the file does is seen from outside.
+	says := func() (expiresIn float64, signed error, keys string) {
+		t.Helper()
+		resp, err := http.PostForm(base+"/token", login)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var answer struct {
+			ExpiresIn float64 `json:"expires_in"`
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			t.Fatal(err)
+		}
+		signer, _, err := credential.Config{KeyFile: &credential.KeyFile{File: filepath.Join(dir, "sa.json"), TokenURI: base + "/token"}}.Open(t.Context(), credential.Env{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, signed = signer.Mint(t.Context(), token.Request{Scopes: []string{cloudPlatform}})
+		_, keys, err = ask(base + "/oauth2/v3/certs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.ExpiresIn, signed, keys
+	}
+	life, signed, before := says()
+	if life < 3000 || signed != nil {
+		t.Errorf("without knobs expires_in is %v and an assertion gets %v, want an hour and a token", life, signed)
+	}
+	config("clock_offset: 2h\nrotate_every: 10ms\nexpires_in: 100\n")
+	if err := await(func() error {
+		if life, signed, keys := says(); life != 100 || signed == nil || !strings.Contains(signed.Error(), "clock") || keys == before {
+			return fmt.Errorf("with a file that says expires_in: 100, clock_offset: 2h and rotate_every: 10ms: expires_in is %v, an assertion of our time gets %v, and there is a new key: %v", life, signed, keys != before)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+
 	config("clock_offset: 1h\nrotate_every: 1h\nexpires_in: 100\nfaults: [{path: /token, status: 418, delay: 1ms}]\n")
 	if err := await(func() error {
 		if got := exchange(login); got != 418 {

@@ -1,6 +1,8 @@
 package daemon_test
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gcemds/gcemds/internal/daemon"
+	"github.com/gcemds/gcemds/internal/token"
 )
 
 // TestWatch: however a file is replaced, its new content is served. There is
@@ -168,6 +171,38 @@ func TestReload(t *testing.T) {
 	req.Host = "new.example.test"
 	if status, _ := do(t, w.http, req); status != http.StatusOK {
 		t.Errorf("a host that the reload added gets %d", status)
+	}
+}
+
+// TestReloadFreesRefreshTokens: a set of scopes counts for as long as an
+// instance has it, and a reload that removes the last one makes room.
+func TestReloadFreesRefreshTokens(t *testing.T) {
+	t.Parallel()
+	yaml := func(scopes ...string) string {
+		text := "limits: {refresh_tokens: 2}\ninstances:\n"
+		for n, scope := range scopes {
+			text += fmt.Sprintf("  vm-%d: {accounts: {default: {email: robot@p.iam.gserviceaccount.com, scopes: ['https://scope.example/%s']}}}\n", n, scope)
+		}
+		return text
+	}
+	w := start(t, yaml("a", "b", "b"))
+	for _, step := range []struct {
+		scopes []string
+		full   bool
+	}{
+		{[]string{"a", "b", "b", "c"}, true},
+		{[]string{"a", "b", "c"}, true}, // one of the two with b is left
+		{[]string{"a", "c", "c"}, false},
+		{[]string{"a", "c", "b"}, true},
+		{[]string{"c", "b"}, false},
+	} {
+		w.write(yaml(step.scopes...))
+		if err := w.Reload(t.Context()); errors.Is(err, token.ErrTooManyTokens) != step.full || err != nil && !step.full {
+			t.Errorf("a reload to instances with the scopes %q: %v; too many: want %v", step.scopes, err, step.full)
+		}
+	}
+	if got := w.value("instance/service-accounts/default/scopes"); got != "https://scope.example/c\n" {
+		t.Errorf("in the end the scopes are %q, want those of the last reload", got)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/gcemds/gcemds/internal/admin"
 	"github.com/gcemds/gcemds/internal/daemon"
 	"github.com/gcemds/gcemds/internal/token"
 )
@@ -177,6 +178,56 @@ instances:
 	}
 	if lines != requests {
 		t.Errorf("%d requests are %d lines in the log", requests, lines)
+	}
+}
+
+// TestOneSourceFails: while a source makes no tokens, its account hears that,
+// and all else is served: other accounts of the same instance, other instances,
+// documents, and who asks whether the server is ready.
+func TestOneSourceFails(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t)
+	u.fail = true
+	w := prepare(t, "")
+	w.write(strings.ReplaceAll(`sources: {k: {key_file: {file: sa.json, token_uri: UPSTREAM}}}
+instances:
+  vm-1:
+    accounts:
+      default: {source: k}
+      offline@p.iam.gserviceaccount.com: {}
+  vm-2: {}
+routes: [{host: vm-2.example, instance: vm-2}, {instance: vm-1}]
+hosts: [vm-2.example]
+`, "UPSTREAM", u.URL))
+	w.file("sa.json", testKey())
+	w.run()
+	for range 2 { // before and after it is known that the source fails
+		for path, want := range map[string]int{
+			"instance/service-accounts/default/token":                                                      http.StatusForbidden,
+			"instance/service-accounts/default/identity?audience=a":                                        http.StatusForbidden,
+			"instance/service-accounts/robot@key-project.iam.gserviceaccount.com/email":                    http.StatusOK,
+			"instance/service-accounts/default/?recursive=true":                                            http.StatusOK,
+			"instance/service-accounts/offline@p.iam.gserviceaccount.com/token":                            http.StatusOK,
+			"instance/service-accounts/offline@p.iam.gserviceaccount.com/identity?audience=https://a.test": http.StatusOK,
+			"?recursive=true": http.StatusOK,
+			"instance/name":   http.StatusOK,
+		} {
+			if status, body := w.get(path); status != want {
+				t.Errorf("while a source fails GET %s = %d %s, want %d", path, status, body, want)
+			}
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.base("main")+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "vm-2.example"
+		req.Header.Set("Metadata-Flavor", "Google")
+		if status, body := do(t, w.http, req); status != http.StatusOK {
+			t.Errorf("while a source of another instance fails a token is %d %s, want 200", status, body)
+		}
+		if s, err := (&admin.Client{Socket: w.socket}).Status(t.Context()); err != nil || s.Unready != "" {
+			t.Errorf("while a source fails the server is not ready: %q, %v", s.Unready, err)
+		}
 	}
 }
 
