@@ -241,7 +241,7 @@ providers:
 	}
 
 	// What a knob of the file does is seen from outside.
-	says := func() (expiresIn float64, signed error, keys string) {
+	says := func() (expiresIn float64, keys string, signed error) {
 		t.Helper()
 		resp, err := http.PostForm(base+"/token", login)
 		if err != nil {
@@ -263,15 +263,15 @@ providers:
 		if err != nil {
 			t.Fatal(err)
 		}
-		return answer.ExpiresIn, signed, keys
+		return answer.ExpiresIn, keys, signed
 	}
-	life, signed, before := says()
+	life, before, signed := says()
 	if life < 3000 || signed != nil {
 		t.Errorf("without knobs expires_in is %v and an assertion gets %v, want an hour and a token", life, signed)
 	}
 	config("clock_offset: 2h\nrotate_every: 10ms\nexpires_in: 100\n")
 	if err := await(func() error {
-		if life, signed, keys := says(); life != 100 || signed == nil || !strings.Contains(signed.Error(), "clock") || keys == before {
+		if life, keys, signed := says(); life != 100 || signed == nil || !strings.Contains(signed.Error(), "clock") || keys == before {
 			return fmt.Errorf("with a file that says expires_in: 100, clock_offset: 2h and rotate_every: 10ms: expires_in is %v, an assertion of our time gets %v, and there is a new key: %v", life, signed, keys != before)
 		}
 		return nil

@@ -118,6 +118,9 @@ func (d *fileDescriptors) read(number string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !handedOver(uintptr(n)) {
+		return nil, errors.New("it was not open when gcemds was started")
+	}
 	f := os.NewFile(uintptr(n), "fd:"+number)
 	if f == nil {
 		return nil, errors.New("it is not open")

@@ -603,3 +603,31 @@ func FuzzSignerAnswer(f *testing.F) {
 		}
 	})
 }
+
+// An answer that comes with the end of its link does not hide why that ended,
+// nor does it make the next rest short.
+func TestAnswerAndEnd(t *testing.T) {
+	l := &line{dial: func() (io.ReadWriteCloser, error) {
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		return near, nil
+	}}
+	defer l.Close()
+	k, err := l.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := errors.New("it has ended")
+	l.drop(k, end)
+	l.worked(k)
+	if l.rest != firstRest || l.lost != end {
+		t.Errorf("after the end the rest is %v because of %v, want %v because it has ended", l.rest, l.lost, firstRest)
+	}
+	if k, err = l.connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.worked(k)
+	if l.rest != 0 || l.lost != nil {
+		t.Errorf("after an answer of the next link the rest is %v because of %v, want none", l.rest, l.lost)
+	}
+}

@@ -142,7 +142,7 @@ func (l *line) ask(ctx context.Context, q signerQuestion, check func(signerAnswe
 			if err = check(a); errors.Is(err, errMismatch) {
 				l.drop(k, err) // perhaps answers and questions are out of step
 			} else {
-				l.worked()
+				l.worked(k)
 			}
 			return err
 		case ctx.Err() != nil:
@@ -188,10 +188,13 @@ func (l *line) hangUp() {
 	}
 }
 
-func (l *line) worked() {
+// worked takes note that a link is good, unless it was dropped meanwhile.
+func (l *line) worked(k *link) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.rest, l.lost = 0, nil
+	if l.link == k {
+		l.rest, l.lost = 0, nil
+	}
 }
 
 // drop takes note that a link has failed.
