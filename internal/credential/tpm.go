@@ -59,7 +59,9 @@ type TPMKey struct {
 	DuplicateSelect bool `yaml:"duplicate_select,omitempty"`
 
 	// EKName is the name of the endorsement key of the TPM, in hex. If it is
-	// set, sessions are encrypted to that key and no other TPM is used.
+	// set, sessions are encrypted to that key and no other TPM is used. Where
+	// the endorsement hierarchy has a password, that key should be kept at
+	// 0x81010001; see tpm.Key.
 	EKName string `yaml:"ek_name,omitempty"`
 }
 

@@ -32,8 +32,12 @@ type Key struct {
 	Policy
 
 	// EKName is the name of the endorsement key (EKName in Info). If it is set
-	// sessions are salted and encrypted to it: no other TPM is talked to, and
-	// nobody in between learns or changes what is said.
+	// sessions are salted and encrypted to it: no other TPM gets to use a
+	// password, and nobody in between learns or changes what is said. The one
+	// exception is how that key is found, unless it is kept at 0x81010001:
+	// making it proves the endorsement password, if there is one, in the clear
+	// to whoever listens or is another TPM. They do not learn it, but can try
+	// guesses; it should be long and random, or the key be kept.
 	EKName []byte
 }
 

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/gcemds/gcemds/internal/tpm/swtpm"
 )
@@ -401,6 +403,44 @@ func TestSaltedSessions(t *testing.T) {
 		}
 		left(t, s)
 	}
+}
+
+// A liar says that its key has the name that we look for.
+type liar struct {
+	transport.TPM
+	truth, lie []byte
+}
+
+func (l liar) Send(command []byte) ([]byte, error) {
+	answer, err := l.TPM.Send(command)
+	return bytes.ReplaceAll(answer, l.truth, l.lie), err
+}
+
+// The name of the endorsement key is that of the public key which sessions are
+// salted to, whatever the answer says: else who is on the way salts them to a
+// key of its own.
+func TestNameIsOfTheKey(t *testing.T) {
+	s := tools(t)
+	name := ekName(t, s)
+	lie := append(name[:len(name)-1:len(name)-1], name[len(name)-1]^1)
+	device := deviceAt(s.Device)
+	for _, where := range []string{"made", "kept"} {
+		if where == "kept" {
+			s.Tools("tpm2_evictcontrol -C o -c ek.ctx 0x81010001")
+		}
+		err := device.visit(t.Context(), func(v *visit) error {
+			if _, err := v.ek(name, nil); err != nil {
+				t.Errorf("%s: the endorsement key is %v", where, err)
+			}
+			v.transport = liar{v.transport, name, lie}
+			_, err := v.ek(lie, nil)
+			return err
+		})
+		if err == nil || !strings.Contains(err.Error(), "this is another TPM") {
+			t.Errorf("%s: an endorsement key that says it has another name is taken for that: %v", where, err)
+		}
+	}
+	left(t, s)
 }
 
 // A restricted key signs what the TPM has hashed, in one piece or several.

@@ -65,7 +65,9 @@ func (v *visit) flush(h tpm2.TPMHandle) {
 	}
 }
 
-// An object is a key in the TPM.
+// An object is a key in the TPM. The name of one that others are trusted by, a
+// parent or an endorsement key, is made from its public part: what an answer
+// says of it, somebody on the way may have written.
 type object struct {
 	handle tpm2.TPMHandle
 	name   tpm2.TPM2BName
@@ -89,7 +91,11 @@ func (v *visit) persistent(handle uint32, what string) (object, error) {
 	if err != nil {
 		return object{}, v.failed(look, err)
 	}
-	return object{tpm2.TPMHandle(handle), answer.Name, *public}, nil
+	name, err := tpm2.ObjectName(public)
+	if err != nil {
+		return object{}, v.failed(look, err)
+	}
+	return object{tpm2.TPMHandle(handle), *name, *public}, nil
 }
 
 // aes encrypts the first parameter of a command: the sizes that every TPM has.
@@ -148,7 +154,13 @@ func (v *visit) primary(p Parent, hierarchy tpm2.TPMHandle, password []byte, s s
 	if err != nil {
 		return object{}, v.failed(s, err)
 	}
-	return v.guest(answer.ObjectHandle, answer.Name, public), nil
+	made := v.guest(answer.ObjectHandle, answer.Name, public)
+	name, err := tpm2.ObjectName(public)
+	if err != nil {
+		return object{}, v.failed(s, err)
+	}
+	made.name = *name
+	return made, nil
 }
 
 // ekHandle is where firmware and operating systems keep the endorsement key
@@ -156,7 +168,10 @@ func (v *visit) primary(p Parent, hierarchy tpm2.TPMHandle, password []byte, s s
 // takes some TPMs seconds.
 const ekHandle = 0x81010001
 
-// ek returns the endorsement key, and refuses one that has not that name.
+// ek returns the endorsement key, and refuses one that has not that name. If
+// none is kept under the handle, it is made, and for that the password of the
+// hierarchy is proven in a session that is not salted yet: there is nothing to
+// salt it to. Who listens then can try passwords on what was said.
 func (v *visit) ek(name, password []byte) (object, error) {
 	if name != nil {
 		if kept, err := v.persistent(ekHandle, "endorsement key"); err == nil && bytes.Equal(kept.name.Buffer, name) {
