@@ -118,6 +118,9 @@ type userFile struct {
 	Universe     string `json:"universe_domain"`
 }
 
+// Format shows whose login it is, whatever the verb, and no secret.
+func (f userFile) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "[login of %s]", f.Account) }
+
 func (f *userFile) workforce() bool { return f.Type == "external_account_authorized_user" }
 
 func parseUser(data []byte) (*userFile, error) {

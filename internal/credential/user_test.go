@@ -472,3 +472,15 @@ func FuzzParseUser(f *testing.F) {
 		}
 	})
 }
+
+// TestLoginInText: whoever prints a login shows whose it is, and no secret.
+func TestLoginInText(t *testing.T) {
+	f := userFile{Account: "ann@example.com", ClientSecret: "planted", RefreshToken: "planted"}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, what := range []any{f, &f} {
+			if got := fmt.Sprintf(verb, what); strings.Contains(got, "planted") || !strings.Contains(got, "ann@example.com") {
+				t.Errorf("%s shows %s", verb, got)
+			}
+		}
+	}
+}

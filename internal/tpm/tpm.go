@@ -50,6 +50,9 @@ type Passwords struct {
 	Key         []byte
 }
 
+// Format shows none of them, whatever the verb.
+func (Passwords) Format(s fmt.State, _ rune) { io.WriteString(s, "[passwords]") }
+
 // maxPassword is the size of SHA-256, the name algorithm of our keys.
 const maxPassword = 32
 

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -464,4 +465,14 @@ func TestRestricted(t *testing.T) {
 		left(t, s)
 	}
 	refuses(t, "a digest from outside", signer, 0, "restricted")
+}
+
+// TestPasswordsInText: whoever prints a key shows no password of it.
+func TestPasswordsInText(t *testing.T) {
+	k := Key{Passwords: Passwords{Owner: []byte("planted"), Key: []byte("planted")}}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		if got := fmt.Sprintf(verb, k); strings.Contains(got, "planted") || strings.Contains(got, "706c616e746564") || strings.Contains(got, "0x70") {
+			t.Errorf("%s shows %s", verb, got)
+		}
+	}
 }
