@@ -16,7 +16,9 @@ import (
 func (r *request) deliver(w http.ResponseWriter, a reply, now time.Time) {
 	ahead := r.isPlain(a)
 	if ahead {
-		r.peer.conn.Write(r.server.packet(a, now)) // net/http finds out if the client is gone
+		if _, err := r.peer.conn.Write(r.server.packet(a, now)); err != nil {
+			r.peer.conn.Close() // as net/http does, which does not hear of it
+		}
 		runtime.Gosched()
 		r.peer.conn.drop = true
 	}

@@ -318,19 +318,24 @@ func TestSlowClients(t *testing.T) {
 
 // A client that does not read what it asked for loses its connection.
 func TestClientThatDoesNotRead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := serverOf(plain(t), nil, server.Limits{Connections: 1})
-		l := servePipes(t.Context(), t, s)
-		begin := time.Now()
-		deaf := l.dial(t)
-		deaf.send(t, "GET %s?recursive=true HTTP/1.1\r\n%s\r\n", v1, head)
-		next := l.dial(t) // waits for the only place
-		next.send(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		next.receive(t)
-		if took := time.Since(begin); took != 30*time.Second {
-			t.Errorf("the next client was served after %v, want 30s", took)
-		}
-	})
+	for query, want := range map[string]time.Duration{
+		"":                                     30 * time.Second,
+		"&wait_for_change=true&timeout_sec=10": 40 * time.Second,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := serverOf(plain(t), nil, server.Limits{Connections: 1})
+			l := servePipes(t.Context(), t, s)
+			begin := time.Now()
+			deaf := l.dial(t)
+			deaf.send(t, "GET %s?recursive=true%s HTTP/1.1\r\n%s\r\n", v1, query, head)
+			next := l.dial(t) // waits for the only place
+			next.send(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			next.receive(t)
+			if took := time.Since(begin); took != want {
+				t.Errorf("%s: the next client was served after %v, want %v", query, took, want)
+			}
+		})
+	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
