@@ -11,12 +11,17 @@ import (
 // user, and out of core dumps: keys and tokens are in it. Programs that we
 // start leave no core dumps either.
 func conceal() error {
-	var errs []error
+	err := concealMemory()
+	if e := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); e != nil {
+		err = errors.Join(err, fmt.Errorf("setrlimit RLIMIT_CORE: %w", e))
+	}
+	return err
+}
+
+// concealMemory is conceal that changes nothing for programs that we start.
+func concealMemory() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		errs = append(errs, fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err))
+		return fmt.Errorf("prctl PR_SET_DUMPABLE: %w", err)
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		errs = append(errs, fmt.Errorf("setrlimit RLIMIT_CORE: %w", err))
-	}
-	return errors.Join(errs...)
+	return nil
 }

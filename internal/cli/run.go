@@ -158,12 +158,15 @@ func (r *runner) run(c *cobra.Command, args []string) (err error) {
 			return &ended{exitOwn, fmt.Errorf("--link-local: %w", err)}
 		}
 		defer release()
-	} else if err := cmd.Start(); err != nil {
-		return explainStart(args[0], err)
 	}
-	if server.hide { // not before: what is not dumpable cannot prepare the namespace of its child
-		if err := conceal(); err != nil && r.verbose {
+	if server.hide { // with linkLocal not before: what is not dumpable cannot prepare the namespaces of its child
+		if err := concealMemory(); err != nil && r.verbose {
 			fmt.Fprintln(r.stderr, "gcemds: warning: the program could see keys and tokens in our memory:", err)
+		}
+	}
+	if !r.linkLocal {
+		if err := cmd.Start(); err != nil {
+			return explainStart(args[0], err)
 		}
 	}
 	done := make(chan struct{})

@@ -150,7 +150,7 @@ func (s *upstreamSource) identity(ctx context.Context, req token.Request) (token
 	if err != nil {
 		return token.Token{}, exchange.About(r.From, exchange.Malformed("the ID token is no JWT: %w", err))
 	}
-	t, err := r.Dated(value, expiry, "ID token")
+	t, err := r.Until(value, expiry, "ID token") // Google's clock; Date is that of the machine in between
 	if err != nil {
 		return token.Token{}, exchange.About(r.From, err)
 	}

@@ -292,21 +292,34 @@ func (s *userSource) refresh(ctx context.Context, f *userFile, refresh string) (
 // gcloud has no lock that we could take.
 func (s *userSource) keep(was, refresh string) {
 	path := s.config.path()
-	data, err := s.read()
-	var changed []byte
-	if err == nil {
-		changed, err = replaceRefreshToken(data, was, refresh)
-	}
-	if err == nil && changed != nil {
-		err = replaceFile(path, changed, func() bool {
-			now, err := s.read()
-			return err == nil && bytes.Equal(now, data)
-		})
+	err := errChanged
+	for range 3 {
+		if err == errChanged { // by gcloud perhaps, but with the old refresh token
+			err = s.put(path, was, refresh)
+		}
 	}
 	if err != nil {
 		unwritten.add(was, refresh)
 		s.log.Warn("a new refresh token could not be written; after the next start it may be necessary to log in again", "file", path, "error", err)
 	}
+}
+
+var errChanged = errors.New("the file is changed all the time")
+
+// put is one try to keep it.
+func (s *userSource) put(path, was, refresh string) error {
+	data, err := s.read()
+	if err != nil {
+		return err
+	}
+	changed, err := replaceRefreshToken(data, was, refresh)
+	if err != nil || changed == nil {
+		return err
+	}
+	return replaceFile(path, changed, func() bool {
+		now, err := s.read()
+		return err == nil && bytes.Equal(now, data)
+	})
 }
 
 // replaceRefreshToken returns the JSON form with another refresh token and all
@@ -327,7 +340,7 @@ func replaceRefreshToken(data []byte, was, refresh string) ([]byte, error) {
 }
 
 // replaceFile gives a file new content, whole and for its owner alone. It
-// leaves the file if that is not the same any more when all is ready.
+// fails with errChanged if that is not the same any more when all is ready.
 func replaceFile(path string, data []byte, same func() bool) error {
 	path, f, err := createBeside(path)
 	if err != nil {
@@ -341,7 +354,10 @@ func replaceFile(path string, data []byte, same func() bool) error {
 	if e := f.Close(); err == nil {
 		err = e
 	}
-	if err != nil || !same() {
+	if err == nil && !same() {
+		err = errChanged
+	}
+	if err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)

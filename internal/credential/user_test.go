@@ -330,36 +330,49 @@ func TestRefreshTokenIsKept(t *testing.T) {
 	}
 }
 
-// A login in the last moment before the file is replaced stays.
+// A login in the last moment before the file is replaced stays; what else is
+// changed then is no reason to lose the new refresh token.
 func TestRefreshTokenAndLogin(t *testing.T) {
-	google := newRotation(t)
-	path := workforceFile(t, google.URL, nil)
-	source, _, err := Config{User: &User{File: path}}.Open(t.Context(), Env{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	login, err := os.ReadFile(workforceFile(t, google.URL, map[string]any{"refresh_token": "planted-login"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := source.(*userSource)
-	read, reads := s.read, 0
-	s.read = func() ([]byte, error) {
-		if reads++; reads == 3 { // after that for the mint, and that for the new refresh token
-			if err := os.WriteFile(path, login, 0o600); err != nil {
-				t.Error(err)
-			}
+	for name, meanwhile := range map[string]map[string]any{
+		"a login":             {"refresh_token": "planted-login"},
+		"a new quota project": {"quota_project_id": "payer-project"},
+	} {
+		google := newRotation(t)
+		path := workforceFile(t, google.URL, nil)
+		source, _, err := Config{User: &User{File: path}}.Open(t.Context(), Env{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return read()
-	}
-	if _, err := source.Mint(t.Context(), access); err != nil {
-		t.Fatal(err)
-	}
-	if got := refreshTokenIn(t, path); got != "planted-login" || reads != 3 {
-		t.Errorf("after a login in the last moment the file has %s, want the login; it was read %d times, want 3", got, reads)
-	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		before := refreshTokenIn(t, path)
+		change, err := os.ReadFile(workforceFile(t, google.URL, meanwhile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := source.(*userSource)
+		read, reads := s.read, 0
+		s.read = func() ([]byte, error) {
+			if reads++; reads == 3 { // after that for the mint, and that for the new refresh token
+				if err := os.WriteFile(path, change, 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+			return read()
+		}
+		if _, err := source.Mint(t.Context(), access); err != nil {
+			t.Fatal(err)
+		}
+		got, login := refreshTokenIn(t, path), meanwhile["refresh_token"]
+		switch {
+		case reads < 3:
+			t.Errorf("%s: the file was read %d times, so nothing came in between", name, reads)
+		case login != nil && got != login:
+			t.Errorf("%s in the last moment: the file has %s, want the login", name, got)
+		case login == nil && got == before:
+			t.Errorf("%s in the last moment: the file has the old refresh token, which is dead", name)
+		}
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(left) > 0 {
+			t.Errorf("%s: left behind: %v", name, left)
+		}
 	}
 }
 

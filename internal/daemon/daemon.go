@@ -62,9 +62,9 @@ type Daemon struct {
 	server  *server.Server
 	started time.Time
 
-	listeners []*listener    // of workloads, in the order of the configuration
-	shared    []net.Listener // of side and listeners: others may be at their ports
-	side      []*listener    // admin socket, admin HTTP, issuer
+	listeners []*listener // of workloads, in the order of the configuration
+	shared    []*shared   // of side and listeners
+	side      []*listener // admin socket, admin HTTP, issuer
 	issuerURL string
 
 	kept    [sha256.Size]byte // content of keptFiles
@@ -202,10 +202,11 @@ const drain = 5 * time.Second
 const handover = 100 * time.Millisecond
 
 func (d *Daemon) shutdown() {
+	leaving := false
 	for _, l := range d.shared {
-		steer(l, next)
+		leaving = l.leave() || leaving
 	}
-	if len(d.shared) > 0 {
+	if leaving {
 		time.Sleep(handover)
 	}
 	d.stop(server.ErrShutdown) // hanging requests are answered now

@@ -44,7 +44,7 @@ func (d *Daemon) listen(c *config.Config) error {
 			return fmt.Errorf("admin.http: %w", err)
 		}
 		if c.Admin.ReusePort {
-			d.shared = append(d.shared, l)
+			l = d.share(l)
 		}
 		d.side = append(d.side, d.sideListener("admin http", d.server.Bound(l), d.health()))
 	}
@@ -117,7 +117,7 @@ func (d *Daemon) workloadListener(c config.Listener, passed map[string][]net.Lis
 		return nil, fmt.Errorf("%w (allow_remote: true)", tooOpen(l.Addr()))
 	}
 	if c.ReusePort {
-		d.shared = append(d.shared, l)
+		l = d.share(l)
 	}
 	l = d.server.Bound(l)
 	if c.TLS != nil {

@@ -203,47 +203,66 @@ func TestTakeOver(t *testing.T) {
 	if err := stranger.open(); err == nil || !strings.Contains(err.Error(), "the port is in use") {
 		t.Errorf("a daemon that does not share the port: %v, want that the port is in use", err)
 	}
+	// Whoever comes while one of them leaves is served, and before that by the
+	// oldest alone.
+	leave := func(w *world, oldest string) (after map[string]bool) {
+		t.Helper()
+		var group sync.WaitGroup
+		var left atomic.Bool
+		var mu sync.Mutex
+		after = map[string]bool{}
+		over := make(chan struct{})
+		for range 8 {
+			group.Go(func() {
+				client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+				for {
+					select {
+					case <-over:
+						return
+					default:
+					}
+					req, _ := http.NewRequest(http.MethodGet, "http://"+main+"/computeMetadata/v1/instance/name", nil)
+					req.Header.Set("Metadata-Flavor", "Google")
+					res, err := client.Do(req)
+					if err != nil {
+						t.Errorf("a connection while one of them leaves: %v", err)
+						return
+					}
+					name, _ := io.ReadAll(res.Body)
+					res.Body.Close()
+					mu.Lock()
+					if left.Load() {
+						after[string(name)] = true
+					} else if string(name) != oldest && runtime.GOOS == "linux" {
+						t.Errorf("before one of them leaves, the answer is that of %q, want %q", name, oldest)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		time.Sleep(50 * time.Millisecond)
+		mu.Lock()
+		left.Store(true)
+		mu.Unlock()
+		err := w.stop()
+		time.Sleep(50 * time.Millisecond)
+		close(over)
+		group.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return after
+	}
+	third := prepare(t, "") // is taken back before it has begun
+	at(third, "third", main, health)
+	third.run()
+	if after := leave(third, "first"); runtime.GOOS == "linux" && (len(after) != 1 || !after["first"]) {
+		t.Errorf("while one leaves that was never in charge, the answers are those of %v, want those of the first", after)
+	}
 	at(second, "second", main, health)
 	second.run()
-	// Who comes while the port is handed over is served, and by the first alone
-	// as long as that is there.
-	var group sync.WaitGroup
-	var left atomic.Bool
-	over := make(chan struct{})
-	for range 8 {
-		group.Go(func() {
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-			for {
-				select {
-				case <-over:
-					return
-				default:
-				}
-				early := !left.Load()
-				req, _ := http.NewRequest(http.MethodGet, "http://"+main+"/computeMetadata/v1/instance/name", nil)
-				req.Header.Set("Metadata-Flavor", "Google")
-				res, err := client.Do(req)
-				if err != nil {
-					t.Errorf("a connection while the port is handed over: %v", err)
-					return
-				}
-				name, _ := io.ReadAll(res.Body)
-				res.Body.Close()
-				if early && !left.Load() && string(name) != "first" && runtime.GOOS == "linux" {
-					t.Errorf("before the first leaves, the answer is that of %q", name)
-					return
-				}
-			}
-		})
-	}
-	time.Sleep(50 * time.Millisecond)
-	left.Store(true)
-	err := first.stop()
-	time.Sleep(50 * time.Millisecond)
-	close(over)
-	group.Wait()
-	if err != nil {
-		t.Fatal(err)
+	if after := leave(first, "first"); !after["second"] || after["third"] {
+		t.Errorf("after the first left, the answers are those of %v", after)
 	}
 	for range 20 { // each a new connection
 		second.http.CloseIdleConnections()

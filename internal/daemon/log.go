@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/gcemds/gcemds/internal/journal"
 	"github.com/gcemds/gcemds/internal/token"
@@ -26,7 +29,7 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 		switch {
 		case e.Kind == journal.Request && serious(e):
 			level = slog.LevelDebug
-			if n, tell := again.count(e.Instance+" "+e.Path+" "+e.Err.Error(), time.Now()); tell {
+			if n, tell := again.count(e.Instance+" "+e.Class+" "+e.Err.Error(), time.Now()); tell {
 				level, untold = slog.LevelWarn, n
 			}
 		case e.Kind == journal.Request:
@@ -78,7 +81,8 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 // filling the log.
 type repeats struct {
 	mu   sync.Mutex
-	told map[string]*repeat
+	told map[[sha256.Size]byte]*repeat
+	rate *rate.Limiter // of all that is told
 }
 
 type repeat struct {
@@ -87,8 +91,9 @@ type repeat struct {
 }
 
 const (
-	repeatAfter = time.Minute
-	maxRepeats  = 1024 // with more nobody remembers any
+	repeatAfter  = time.Minute
+	maxRepeats   = 1024  // with more nobody remembers any
+	tells, burst = 1, 60 // a second
 )
 
 // count reports whether to tell something, and how often it was not told since
@@ -96,18 +101,25 @@ const (
 func (r *repeats) count(what string, now time.Time) (untold int, tell bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last := r.told[what]
+	if r.rate == nil {
+		r.rate = rate.NewLimiter(tells, burst)
+	}
+	key := sha256.Sum256([]byte(what))
+	last := r.told[key]
 	if last != nil && now.Sub(last.at) < repeatAfter {
 		last.untold++
+		return 0, false
+	}
+	if !r.rate.AllowN(now, 1) {
 		return 0, false
 	}
 	if last != nil {
 		untold = last.untold
 	}
 	if r.told == nil || len(r.told) >= maxRepeats {
-		r.told = map[string]*repeat{}
+		r.told = map[[sha256.Size]byte]*repeat{}
 	}
-	r.told[what] = &repeat{at: now}
+	r.told[key] = &repeat{at: now}
 	return untold, true
 }
 

@@ -58,18 +58,22 @@ func TestRepeated(t *testing.T) {
 			fail("/a", "no")
 		}
 		fail("/a", "clock")
-		fail("/b", "no")
-		if n := strings.Count(out.String(), "WARN"); n != 3 {
-			t.Errorf("1000 equal failures and two others have %d lines, want 3:\n%s", n, out.String())
+		fail("/b", "no") // another path is nothing new
+		if n := strings.Count(out.String(), "WARN"); n != 2 {
+			t.Errorf("1000 equal failures and another have %d lines, want 2:\n%s", n, out.String())
 		}
 		out.Reset()
 		time.Sleep(time.Minute)
 		fail("/a", "no")
-		if !strings.Contains(out.String(), "before=999") {
+		if !strings.Contains(out.String(), "before=1000") {
 			t.Errorf("a minute later the line is %q, want how often it was not told", out.String())
 		}
+		out.Reset()
 		for i := range 2 * maxRepeats {
-			fail(fmt.Sprint("/", i), "no")
+			fail("/a", fmt.Sprint("no ", i))
+		}
+		if n := strings.Count(out.String(), "WARN"); n > burst {
+			t.Errorf("thousands of different failures at once have %d lines, want %d at most", n, burst)
 		}
 	})
 }

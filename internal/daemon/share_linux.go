@@ -11,9 +11,10 @@ import (
 // do this, each connection goes to any of them.
 //
 // The number that the program of SO_ATTACH_REUSEPORT_CBPF (socket(7)) returns is
-// the place of a socket among those of the port, in the order in which they came.
-func steer(l net.Listener, to uint32) {
-	c, err := l.(*net.TCPListener).SyscallConn()
+// the place of a socket among those of the port. They come at the end; when one
+// leaves, the last takes its place.
+func steer(l *net.TCPListener, to uint32) {
+	c, err := l.SyscallConn()
 	if err != nil {
 		return
 	}

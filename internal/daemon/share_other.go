@@ -5,4 +5,4 @@ package daemon
 import "net"
 
 // steer leaves it to the kernel who of those that share a port gets a connection.
-func steer(net.Listener, uint32) {}
+func steer(*net.TCPListener, uint32) {}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -62,6 +63,36 @@ const (
 // does not have.
 var errNotHere = errors.New("this machine does not have that address")
 
+// A shared listener is one at a port at which others may be, too.
+type shared struct {
+	*net.TCPListener
+	served atomic.Bool // it had a connection, so it is the oldest, or was
+}
+
+func (d *Daemon) share(l net.Listener) net.Listener {
+	s := &shared{TCPListener: l.(*net.TCPListener)}
+	d.shared = append(d.shared, s)
+	return s
+}
+
+// Accept implements net.Listener.
+func (s *shared) Accept() (net.Conn, error) {
+	c, err := s.TCPListener.Accept()
+	if err == nil && !s.served.Load() {
+		s.served.Store(true)
+	}
+	return c, err
+}
+
+// leave lets the next have the connections that come from now on, unless it
+// has them already.
+func (s *shared) leave() bool {
+	if s.served.Load() {
+		steer(s.TCPListener, next)
+	}
+	return s.served.Load()
+}
+
 // listenTCP explains the errors that people make. A port that is shared may be
 // listened on by others too, if they are of the same user and share it: the
 // oldest gets all connections until it leaves. So a daemon can take over from
@@ -77,7 +108,7 @@ func listenTCP(addr string, shared bool) (net.Listener, error) {
 	}
 	l, err := config.Listen(context.Background(), "tcp", addr)
 	if err == nil && shared {
-		steer(l, oldest)
+		steer(l.(*net.TCPListener), oldest)
 	}
 	switch {
 	case err == nil:

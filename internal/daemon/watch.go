@@ -60,7 +60,7 @@ func (w *watch) changed(files []string) bool {
 
 func look(name string, before fingerprint) (f fingerprint) {
 	info, err := os.Stat(name)
-	if err != nil {
+	if err != nil || !info.Mode().IsRegular() { // to read a pipe would empty it
 		return f
 	}
 	if before.stat != nil && os.SameFile(info, before.stat) && info.ModTime().Equal(before.stat.ModTime()) && info.Size() == before.stat.Size() &&

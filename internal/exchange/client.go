@@ -29,7 +29,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gcemds/gcemds/internal/token"
@@ -55,7 +54,8 @@ type Client struct {
 	once sync.Once
 	http *http.Client
 	near *http.Client // for metadata servers: no proxy leads to them
-	off  atomic.Bool  // the clock of the last server was not ours
+
+	clocks *clocks // shared with those that WithTLS makes
 
 	mu    sync.Mutex
 	turns map[string]chan struct{} // of near hosts: who has the slot may call
@@ -88,6 +88,9 @@ func (c *Client) start() {
 			near.Transport = t
 		}
 		c.near, c.turns = &near, map[string]chan struct{}{}
+		if c.clocks == nil {
+			c.clocks = &clocks{}
+		}
 		if c.Log == nil {
 			c.Log = slog.New(slog.DiscardHandler)
 		}
@@ -118,7 +121,7 @@ func (c *Client) WithTLS(change func(*tls.Config)) *Client {
 	}
 	t.DisableKeepAlives = true
 	change(t.TLSClientConfig)
-	return &Client{Transport: t, UserAgent: c.UserAgent, Log: c.Log}
+	return &Client{Transport: t, UserAgent: c.UserAgent, Log: c.Log, clocks: c.clocks}
 }
 
 // Near makes requests to metadata servers: without a proxy, since none leads to
@@ -277,9 +280,33 @@ func (c *Client) compareClocks(r *Reply) {
 		return
 	}
 	now := time.Now()
-	if off := now.Sub(theirs).Abs() > maxSkew; off != c.off.Swap(off) && off {
+	if c.clocks.news(r.From, now.Sub(theirs).Abs() > maxSkew) {
 		c.Log.Warn("the clocks do not agree", "server", r.From, "trouble", clockHint(r.Header, now))
 	}
+}
+
+// clocks has the servers whose clock is not ours.
+type clocks struct {
+	mu  sync.Mutex
+	off map[string]bool
+}
+
+const maxClocks = 256 // with more nobody remembers any
+
+// news reports whether the clock of a server has begun to differ.
+func (c *clocks) news(server string, off bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.off[server]
+	switch {
+	case !off:
+		delete(c.off, server)
+	case c.off == nil || len(c.off) >= maxClocks:
+		c.off = map[string]bool{server: true}
+	default:
+		c.off[server] = true
+	}
+	return off && !was
 }
 
 // roundTrip is one try.

@@ -237,6 +237,12 @@ func (r *Reply) Dated(value string, expiry time.Time, what string) (token.Token,
 	if theirs, err := http.ParseTime(r.Header.Get("Date")); err == nil && now.Sub(theirs).Abs() > maxSkew {
 		expiry = r.sent.Add(expiry.Sub(theirs)).Round(0)
 	}
+	return r.Until(value, expiry, what)
+}
+
+// Until is a token that ends then by any clock that is right.
+func (r *Reply) Until(value string, expiry time.Time, what string) (token.Token, error) {
+	now := time.Now()
 	if !expiry.After(now) {
 		return token.Token{}, &token.Error{Kind: token.Clock, Err: fmt.Errorf("the new %s has already expired (%s)", what, clockHint(r.Header, now))}
 	}

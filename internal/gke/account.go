@@ -2,6 +2,7 @@ package gke
 
 import (
 	"context"
+	"iter"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +30,7 @@ func (c *Cluster) use(k key) *account {
 		a = &account{key: k, stop: stop, mints: rate.NewLimiter(accountRate, accountBurst)}
 		c.accounts[k] = a
 		c.work.Go(func() {
-			follows(c, "a service account", c.api.ServiceAccount(ctx, k.namespace, k.name), func(change Change[ServiceAccount]) { c.applyAccount(a, change) })
+			follows(c, "a service account", c.api.ServiceAccount(ctx, k.namespace, k.name), new(atomic.Pointer[error]), func(change Change[ServiceAccount]) { c.applyAccount(a, change) })
 		})
 	}
 	a.users++
@@ -75,17 +76,17 @@ func (c *Cluster) applyAccount(a *account, change Change[ServiceAccount]) {
 }
 
 // follows takes in what a watch sees, until it ends.
-func follows[T any](c *Cluster, what string, seen func(yield func(Change[T], error) bool), apply func(Change[T])) {
+func follows[T any](c *Cluster, what string, seen iter.Seq2[Change[T], error], met *atomic.Pointer[error], apply func(Change[T])) {
 	for change, err := range seen {
 		if err != nil {
 			c.counts.watchErrors.Add(1)
-			c.trouble.Store(&err)
+			met.Store(&err)
 			if c.logged.first("watch of "+what, time.Now()) { // all of them end when the API server does
 				c.log.Warn("the watch of "+what+" was interrupted; it begins again by itself", "error", err)
 			}
 			continue
 		}
-		c.trouble.Store(nil)
+		met.Store(nil)
 		apply(change)
 	}
 }

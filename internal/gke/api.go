@@ -56,7 +56,7 @@ type Pod struct {
 	IPs                  []netip.Addr
 	HostNetwork          bool
 	Terminating          bool
-	Ended                bool     // all its containers have ended, though it may not say so of itself yet
+	Ended                bool     // none of its containers runs any more, though it may not say so of itself yet
 	Volumes              []string // names of those that the kubelet or a driver fills: projected and CSI
 }
 

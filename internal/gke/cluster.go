@@ -45,18 +45,19 @@ func (g Google) account(email string) string {
 //
 // Its methods may be called concurrently.
 type Cluster struct {
-	config  Config
-	api     API
-	tokens  *token.Cache
-	google  Google
-	log     *slog.Logger
-	audit   *journal.Journal
-	limits  *limits
-	counts  counts
-	own     own
-	warned  warnings // Events
-	logged  warnings
-	trouble atomic.Pointer[error] // what the last watch has met; nil: it has seen something
+	config Config
+	api    API
+	tokens *token.Cache
+	google Google
+	log    *slog.Logger
+	audit  *journal.Journal
+	limits *limits
+	counts counts
+	own    own
+	warned warnings // Events
+	logged warnings
+
+	metPods, metNode atomic.Pointer[error] // what these watches have met last; nil: they have seen something since
 
 	pods atomic.Pointer[index] // never nil
 	node atomic.Pointer[node]  // never nil
@@ -104,8 +105,8 @@ func (c *Cluster) Node() string { return c.config.Node }
 func (c *Cluster) Run(ctx context.Context) {
 	c.ctx = ctx
 	var running sync.WaitGroup
-	running.Go(func() { follows(c, "Pods", c.api.Pods(ctx, c.config.Node), c.applyPods) })
-	running.Go(func() { follows(c, "the node", c.api.Node(ctx, c.config.Node), c.applyNode) })
+	running.Go(func() { follows(c, "Pods", c.api.Pods(ctx, c.config.Node), &c.metPods, c.applyPods) })
+	running.Go(func() { follows(c, "the node", c.api.Node(ctx, c.config.Node), &c.metNode, c.applyNode) })
 	running.Go(func() { c.learnUID(ctx) })
 	running.Go(func() { c.prove(ctx) })
 	running.Wait()

@@ -134,6 +134,8 @@ func TestWho(t *testing.T) {
 			func(w *world) { w.change(phase(pod("p", "default", a), "Succeeded")) }, a, "q", time.Second},
 		{"its containers have ended", []Pod{ended(pod("p", "default", a))}, nil, a, "p", 0},
 		{"its containers have ended, and another waits for an address", []Pod{ended(pod("old", "default", a)), phase(pod("new", "default"), "Pending")}, nil, a, "503 reuse", patience},
+		{"ended, and its next address is not published yet", []Pod{ended(pod("p", "default"))}, nil, a, "503 pending", patience},
+		{"terminating, and one that has ended waits for an address", []Pod{terminating(pod("old", "default", a)), ended(pod("new", "default"))}, nil, a, "503 reuse", patience},
 		{"its containers have ended, and its address has a successor", []Pod{ended(pod("old", "default", a)), pod("new", "default", a)}, nil, a, "new", 0},
 		{"two that are terminating", []Pod{terminating(pod("p", "default", a)), terminating(pod("q", "default", a))}, nil, a, "403 ambiguous", patience},
 		{"one of two finishes", []Pod{pod("p", "default", a), phase(pod("q", "default"), "Pending")},

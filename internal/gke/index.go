@@ -100,7 +100,7 @@ func (x *index) next(tenants map[string]*tenant, synced bool) *index {
 			for _, ip := range pod.IPs {
 				y.host[ip] = struct{}{}
 			}
-		case len(pod.IPs) == 0 && !pod.leaving():
+		case len(pod.IPs) == 0 && !pod.Terminating: // containers that have ended may be started again, with another
 			y.expected++
 		default:
 			for _, ip := range pod.IPs {

@@ -103,12 +103,16 @@ type wirePod struct {
 		IPs   []struct {
 			IP string `json:"ip"`
 		} `json:"podIPs"`
-		Containers []struct {
-			State struct {
-				Terminated *struct{} `json:"terminated"`
-			} `json:"state"`
-		} `json:"containerStatuses"`
+		Containers     []wireContainer `json:"containerStatuses"`
+		InitContainers []wireContainer `json:"initContainerStatuses"` // sidecars are among them
 	} `json:"status"`
+}
+
+type wireContainer struct {
+	State struct {
+		Running    *struct{} `json:"running"`
+		Terminated *struct{} `json:"terminated"`
+	} `json:"state"`
 }
 
 type wirePods struct {
@@ -134,6 +138,9 @@ func podOf(p *wirePod) Pod {
 	}
 	for _, c := range p.Status.Containers {
 		pod.Ended = pod.Ended && c.State.Terminated != nil
+	}
+	for _, c := range p.Status.InitContainers {
+		pod.Ended = pod.Ended && c.State.Running == nil
 	}
 	for _, ip := range p.Status.IPs {
 		if a, err := netip.ParseAddr(ip.IP); err == nil {

@@ -1,6 +1,7 @@
 package gke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func (c *Cluster) prove(ctx context.Context) {
 			synced = time.Now()
 		}
 		err := errUnknown
-		if met := c.trouble.Load(); met != nil {
+		if met := cmp.Or(c.metPods.Load(), c.metNode.Load()); met != nil {
 			err = fmt.Errorf("%w: %w", errUnknown, *met)
 		}
 		if x.synced && c.node.Load().UID != "" {
@@ -47,7 +48,7 @@ func (c *Cluster) prove(ctx context.Context) {
 			c.log.Info("not ready yet", "reason", err)
 		}
 		changed := x.changed
-		if err != errUnknown { // news of Pods do not mend it
+		if !errors.Is(err, errUnknown) { // news of Pods do not mend it
 			changed = nil
 			pause = min(2*pause, 30*time.Second)
 		}

@@ -23,9 +23,12 @@ func (r *request) deliver(w http.ResponseWriter, a reply, now time.Time) {
 		r.peer.conn.drop = true
 	}
 	a.write(w, now, r.http.Method == http.MethodHead)
-	http.NewResponseController(w).Flush()
+	err := http.NewResponseController(w).Flush()
 	if ahead {
 		r.peer.conn.drop = false
+		if err != nil { // what is not written yet would be sent once more
+			r.peer.conn.Close()
+		}
 	} else {
 		runtime.Gosched()
 	}

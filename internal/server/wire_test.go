@@ -331,7 +331,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 			next := l.dial(t) // waits for the only place
 			next.send(t, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			next.receive(t)
-			if took := time.Since(begin); took != want {
+			if took := time.Since(begin); took > want || took < want-time.Second { // the clock of connections ticks each second
 				t.Errorf("%s: the next client was served after %v, want %v", query, took, want)
 			}
 		})

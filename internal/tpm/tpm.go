@@ -222,6 +222,7 @@ func (s *Signer) sign(digest []byte, opts crypto.SignerOpts, hashed func(*visit)
 func (s *Signer) refused(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e.stops() {
+		e.Again = false // though its context may have ended just then
 		s.spent.why = e
 	}
 	return err
