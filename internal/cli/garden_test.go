@@ -364,7 +364,7 @@ func (g *garden) configure(sockets string) (names []string) {
 	source("target", "", "external: %s", external("target.json", map[string]any{"credential_source": map[string]any{"file": subject},
 		"service_account_impersonation_url": google + "/v1/projects/-/serviceAccounts/" + gardenTarget + ":generateAccessToken"}))
 	source("url", somebody, "external: %s", external("url.json", map[string]any{"credential_source": map[string]any{"url": google + "/subject"}}))
-	source("program", somebody, "external: {file: %s, executable: [test-subject, %s]}", external("program.json", map[string]any{"credential_source": map[string]any{"executable": map[string]any{"command": "x"}}}), subject)
+	source("program", somebody, "external: {file: %s, executable: [test-subject, %s], env: [GORACE]}", external("program.json", map[string]any{"credential_source": map[string]any{"executable": map[string]any{"command": "x"}}}), subject)
 	source("aws", somebody, "external: %s", external("aws.json", map[string]any{"audience": gardenPool + "aws", "subject_token_type": "urn:ietf:params:aws:token-type:aws4_request",
 		"credential_source": map[string]any{"environment_id": "aws1", "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15"}}))
 	source("certificate", somebody, "external: %s", external("x509.json", map[string]any{"audience": gardenPool + "x509", "subject_token_type": "urn:ietf:params:oauth:token-type:mtls",
@@ -377,13 +377,13 @@ func (g *garden) configure(sockets string) (names []string) {
 		"name": "robot", "private_key_id": "key-1", "private_key": gdcPEM, "token_uri": google + "/token", "ca_cert_path": filepath.Join(g.dir, "google.pem")}))
 	source("given", somebody, "static: {access_token: 'file:%s', id_tokens: ['file:subject'], any_audience: true}", g.secret("access token", "access", "ya29.given-"+rand.Text()))
 	source("there", somebody, "upstream: '%s'", google)
-	source("command", "", "signer: {%s, command: [test-signer, %s]}", signer, filepath.Join(g.dir, "signer.pem"))
-	source("daemon", "", "signer: {%s, daemon: [test-signer, %s]}", signer, filepath.Join(g.dir, "signer.pem"))
+	source("command", "", "signer: {%s, command: [test-signer, %s], env: [GORACE]}", signer, filepath.Join(g.dir, "signer.pem"))
+	source("daemon", "", "signer: {%s, daemon: [test-signer, %s], env: [GORACE]}", signer, filepath.Join(g.dir, "signer.pem"))
 	program, err := exec.LookPath("test-signer")
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	source("hsm", "", "pkcs11: {%s, program: '%s', module: signer.pem, uri: 'pkcs11:token=t;object=k', pin: 'file:%s'}", signer, program, g.secret("PIN", "pin", "PIN"+rand.Text()[:8]))
+	source("hsm", "", "pkcs11: {%s, program: '%s', module: signer.pem, uri: 'pkcs11:token=t;object=k', pin: 'file:%s', env: [GORACE]}", signer, program, g.secret("PIN", "pin", "PIN"+rand.Text()[:8]))
 	source("agent", "", "ssh_agent: {%s, socket: %s, fingerprint: '%s'}", signer, agentSocket, ssh.FingerprintSHA256(public))
 	source("fake", somebody, "issuer: {}")
 
