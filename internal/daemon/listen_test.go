@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gcemds/gcemds/internal/daemon"
 )
@@ -209,6 +208,11 @@ func TestTakeOver(t *testing.T) {
 		t.Helper()
 		var group sync.WaitGroup
 		var left atomic.Bool
+		var answers atomic.Int64
+		more := func() bool { // a good many
+			before := answers.Load()
+			return poll(func() bool { return answers.Load() > before+50 })
+		}
 		var mu sync.Mutex
 		after = map[string]bool{}
 		over := make(chan struct{})
@@ -230,6 +234,7 @@ func TestTakeOver(t *testing.T) {
 					}
 					name, _ := io.ReadAll(res.Body)
 					res.Body.Close()
+					answers.Add(1)
 					mu.Lock()
 					if left.Load() {
 						after[string(name)] = true
@@ -240,16 +245,16 @@ func TestTakeOver(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(50 * time.Millisecond)
+		busy := more()
 		mu.Lock()
 		left.Store(true)
 		mu.Unlock()
 		err := w.stop()
-		time.Sleep(50 * time.Millisecond)
+		busy = more() && busy
 		close(over)
 		group.Wait()
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || !busy {
+			t.Fatalf("%v; nobody is answered: %v", err, !busy)
 		}
 		return after
 	}
