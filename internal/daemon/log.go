@@ -53,7 +53,7 @@ func logTo(log *slog.Logger) func(journal.Entry) {
 		text("listener", e.Listener)
 		text("instance", e.Instance)
 		text("method", e.Method)
-		text("path", e.Path)
+		text("path", e.Path[:min(len(e.Path), maxPath)])
 		if e.Status != 0 {
 			attrs = append(attrs, slog.Int("status", e.Status), slog.Duration("took", e.Took))
 		}
@@ -91,6 +91,7 @@ type repeat struct {
 }
 
 const (
+	maxPath      = 1024 // bytes of a path in a line
 	repeatAfter  = time.Minute
 	maxRepeats   = 1024  // with more nobody remembers any
 	tells, burst = 1, 60 // a second
