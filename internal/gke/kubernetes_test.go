@@ -27,9 +27,9 @@ import (
 // fill with what it likes, as its administrator.
 const kubeconfigVariable = "GCEMDS_TEST_KUBECONFIG"
 
-// TestKubernetes: the API as a real API server sees it. Nothing runs the Pods:
-// the test says what the kubelet would.
-func TestKubernetes(t *testing.T) {
+// realCluster opens it, or skips the test.
+func realCluster(t *testing.T) *Kubernetes {
+	t.Helper()
 	file := os.Getenv(kubeconfigVariable)
 	if file == "" {
 		t.Skipf("no cluster: name the kubeconfig file of one for tests in %s; make e2e starts one", kubeconfigVariable)
@@ -38,6 +38,13 @@ func TestKubernetes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return k
+}
+
+// TestKubernetes: the API as a real API server sees it. Nothing runs the Pods:
+// the test says what the kubelet would.
+func TestKubernetes(t *testing.T) {
+	k := realCluster(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ns, node := fmt.Sprint("gke-", time.Now().UnixNano()), fmt.Sprint("node-", time.Now().UnixNano())
@@ -221,14 +228,7 @@ func (d deaf) Pods(ctx context.Context, node string) iter.Seq2[Change[Pod], erro
 // verifies them with its keys; and when a Pod is gone and nobody saw it, the
 // API server makes no more tokens in its name for who has its address now.
 func TestChain(t *testing.T) {
-	file := os.Getenv(kubeconfigVariable)
-	if file == "" {
-		t.Skipf("no cluster: name the kubeconfig file of one for tests in %s; make e2e starts one", kubeconfigVariable)
-	}
-	k, err := OpenKubernetes(file, "gcemds-test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	k := realCluster(t)
 	a := admin{t, t.Context(), k.client}
 	found, err := ReadIssuer(t.Context(), k)
 	if err != nil {
