@@ -34,6 +34,8 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/gcemds/gcemds/internal/issuer"
+	"github.com/gcemds/gcemds/internal/tpm"
+	"github.com/gcemds/gcemds/internal/tpm/swtpm"
 )
 
 const (
@@ -386,6 +388,19 @@ func (g *garden) configure(sockets string) (names []string) {
 	source("hsm", "", "pkcs11: {%s, program: '%s', module: signer.pem, uri: 'pkcs11:token=t;object=k', pin: 'file:%s', env: [GORACE]}", signer, program, g.secret("PIN", "pin", "PIN"+rand.Text()[:8]))
 	source("agent", "", "ssh_agent: {%s, socket: %s, fingerprint: '%s'}", signer, agentSocket, ssh.FingerprintSHA256(public))
 	source("fake", somebody, "issuer: {}")
+	if _, err := exec.LookPath("swtpm"); err == nil || os.Getenv("GCEMDS_E2E") != "" {
+		chip, password := swtpm.Start(g.t), "pass-"+rand.Text()
+		wrapped, err := tpm.Import(tpm.Key{Device: chip.Device, Passwords: tpm.Passwords{Key: []byte(password)}}, g.ci)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		content, err := wrapped.PEM()
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		g.file("chip.pem", string(content))
+		source("chip", "", "tpm: {%s, device: '%s', key_file: chip.pem, key_password: 'file:%s'}", signer, chip.Device, g.secret("password", "chip-password", password))
+	}
 
 	fmt.Fprint(yaml, "instances:\n")
 	for _, name := range names {

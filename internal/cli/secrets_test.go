@@ -74,8 +74,8 @@ func testSubject() {
 	})
 }
 
-// TestSecrets runs a server with a source of every kind that needs neither root
-// nor hardware, at debug level, while Google answers and while it fails in every
+// TestSecrets runs a server with a source of every kind, that of a software TPM
+// where there is one, at debug level, while Google answers and while it fails in every
 // way and repeats what it was sent; and looks for all secrets in all that the
 // server and the commands say, answer, count, are called with and write.
 func TestSecrets(t *testing.T) {
