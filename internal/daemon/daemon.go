@@ -62,9 +62,9 @@ type Daemon struct {
 	server  *server.Server
 	started time.Time
 
-	listeners []*listener // of workloads, in the order of the configuration
-	shared    []*shared   // of side and listeners
-	side      []*listener // admin socket, admin HTTP, issuer
+	listeners []*listener       // of workloads, in the order of the configuration
+	shared    []*sharedListener // of side and listeners
+	side      []*listener       // admin socket, admin HTTP, issuer
 	issuerURL string
 
 	kept    [sha256.Size]byte // content of keptFiles

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -53,45 +52,9 @@ func listenUnix(path string, mode os.FileMode) (net.Listener, error) {
 	return l, nil
 }
 
-// Those who share a port, see steer.
-const (
-	oldest = 0
-	next   = 1
-)
-
 // errNotHere: the address is of another machine, or of a family that this one
 // does not have.
 var errNotHere = errors.New("this machine does not have that address")
-
-// A shared listener is one at a port at which others may be, too.
-type shared struct {
-	*net.TCPListener
-	served atomic.Bool // it had a connection, so it is the oldest, or was
-}
-
-func (d *Daemon) share(l net.Listener) net.Listener {
-	s := &shared{TCPListener: l.(*net.TCPListener)}
-	d.shared = append(d.shared, s)
-	return s
-}
-
-// Accept implements net.Listener.
-func (s *shared) Accept() (net.Conn, error) {
-	c, err := s.TCPListener.Accept()
-	if err == nil && !s.served.Load() {
-		s.served.Store(true)
-	}
-	return c, err
-}
-
-// leave lets the next have the connections that come from now on, unless it
-// has them already.
-func (s *shared) leave() bool {
-	if s.served.Load() {
-		steer(s.TCPListener, next)
-	}
-	return s.served.Load()
-}
 
 // listenTCP explains the errors that people make. A port that is shared may be
 // listened on by others too, if they are of the same user and share it: the
